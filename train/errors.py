@@ -1,0 +1,42 @@
+"""The one error type of every program here: all problems at once, each with the place, the key and the fix."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+# 2 says "what you gave is wrong": a Kubernetes podFailurePolicy never retries it, unlike 1 (a crash, a lost peer).
+EXIT_BAD_INPUT = 2
+
+
+class InputError(Exception):
+    """Everything found wrong with what the user gave; `problems` holds one message each."""
+
+    def __init__(self, problems: Sequence[str] | str):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def problem(where: object, key: str, what: str, fix: str) -> str:
+    """One message: `where: key: what`, and on the next line the fix. `key` may be empty."""
+    place = f"{where}: {key}" if key else f"{where}"
+    return f"{place}: {what}\n  fix: {fix}"
+
+
+def report_problems(error: InputError) -> None:
+    """Print every problem to stderr, numbered by their count."""
+    for message in error.problems:
+        print(f"error: {message}", file=sys.stderr)
+    count = len(error.problems)
+    print(f"{count} problem{'s' if count > 1 else ''}; nothing was started.", file=sys.stderr)
+
+
+def run_program(main: Callable[[], int | None]) -> None:
+    """Run a program's `main` and leave with its exit status; InputError leaves with EXIT_BAD_INPUT, Ctrl-C with 130."""
+    try:
+        status = main() or 0
+    except InputError as error:
+        report_problems(error)
+        status = EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        status = 130
+    sys.exit(status)
