@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from train.orphans import die_with_parent
+
 # 2 says "what you gave is wrong": a Kubernetes podFailurePolicy never retries it, unlike 1 (a crash, a lost peer).
 EXIT_BAD_INPUT = 2
 
@@ -31,6 +33,7 @@ def report_problems(error: InputError) -> None:
 
 def run_program(main: Callable[[], int | None]) -> None:
     """Run a program's `main` and leave with its exit status; InputError leaves with EXIT_BAD_INPUT, Ctrl-C with 130."""
+    die_with_parent()
     try:
         status = main() or 0
     except InputError as error:

@@ -1,0 +1,162 @@
+"""The runs on this machine: what identifies one, who works on it, which there are; `make runs` and `make delete-run`.
+
+python -m scripts.runs list   [--runs-dir runs]
+python -m scripts.runs delete NAME [--yes] [--runs-dir runs]
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+from train.errors import InputError, problem, run_program
+from train.layout import Layout
+
+# What a run's result does not depend on: keys that may differ without making it another run.
+WITHOUT_EFFECT = ("report_to",)
+SECONDS_TO_WAIT = 15.0
+
+
+def identity(recipe: SimpleNamespace, model: Path, sources: dict, layout: Layout) -> str:
+    """A hash of all that decides what is learned: recipe, base model, rows, number of processes."""
+    parts = {
+        "recipe": {key: value for key, value in vars(recipe).items() if key not in WITHOUT_EFFECT},
+        "model": fingerprint(model),
+        "data": sorted(source["sha256"] for source in sources.values()),
+        "processes": layout.processes,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(model: Path) -> dict[str, str]:
+    """Name and content of a model's files; of weights only size and header, since reading them all takes minutes.
+
+    Names a run; whether the weights are those the adapter was trained on is proven by their full hash at the merge.
+    """
+    found = {}
+    for path in sorted(model.glob("*.json")) + sorted(model.glob("*.jinja")):
+        found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(model.glob("*.safetensors")):
+        with path.open("rb") as file:
+            found[path.name] = f"{path.stat().st_size} {hashlib.sha256(file.read(1 << 20)).hexdigest()}"
+    return found
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[int]:
+    """Hold the run for this process and its children; yields the lock's descriptor. Raises InputError if it is held."""
+    descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT)
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                holder = os.pread(descriptor, 32, 0).decode() or "unknown"
+                os.close(descriptor)
+                fix = f"wait for it, or stop it: kill {holder}"
+                raise InputError(problem(run, "", f"is being worked on by process {holder}", fix)) from None
+            time.sleep(0.2)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def run_status(run: Path) -> str:
+    """complete, or the last stage that is done."""
+    done = [
+        name for name in ("data", "before.json", "adapter", "model", "merged", "after.json") if (run / name).exists()
+    ]
+    if (run / "report.html").exists() and "after.json" in done:
+        return "complete"
+    return f"incomplete, has {done[-1]}" if done else "empty"
+
+
+def is_held(run: Path) -> bool:
+    """Whether some process works on the run now."""
+    descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def list_runs(runs: Path) -> None:
+    """Print one line a run: name, status, start, losses."""
+    records = sorted(runs.glob("*/run.json"), key=lambda path: json.loads(path.read_text())["started"])
+    if not records:
+        print(f"no runs in {runs}; make run makes one")
+        return
+    print(f"{'run':28} {'started':20} {'validation loss':18} {'exact match':14} status")
+    for path in records:
+        record, run = json.loads(path.read_text()), path.parent
+        training = record.get("training", {})
+        loss = arrow(training.get("eval_loss_first"), training.get("best_eval_loss"), "{:.4f}")
+        shares = [share(run / name) for name in ("before.json", "after.json")]
+        status = "running" if is_held(run) else run_status(run)
+        print(f"{run.name:28} {record['started'][:19]:20} {loss:18} {arrow(*shares, '{:.0%}'):14} {status}")
+
+
+def arrow(first: float | None, last: float | None, form: str) -> str:
+    """Two figures as before -> after; a dash for one that is not there."""
+    return " -> ".join("-" if value is None else form.format(value) for value in (first, last))
+
+
+def share(path: Path) -> float | None:
+    """The share of exact matches in an evaluation, None where there is none."""
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text()).get("exact_match")
+    return found and found["share"]
+
+
+def delete_run(runs: Path, name: str, yes: bool) -> None:
+    """Remove a run's directory for good, after a question or an explicit word. Raises InputError if it may not go."""
+    run = runs / name
+    if not name or Path(name).name != name or not (run / "run.json").is_file():
+        known = ", ".join(sorted(path.parent.name for path in runs.glob("*/run.json"))) or "none"
+        raise InputError(problem("RUN", name or "(empty)", f"is no run in {runs}", f"there are: {known}"))
+    if is_held(run):
+        raise InputError(problem(run, "", "is being worked on", "stop it first (Ctrl-C where it runs)"))
+    size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(problem(run, "", "deleting needs a yes", f"make delete-run RUN={name} YES=1"))
+        if input(f"delete {run} ({size / 1e6:.0f} MB) for good? Type its name: ").strip() != name:
+            print("nothing deleted")
+            return
+    doomed = run.rename(runs / f".{name}.deleted.tmp")  # a kill in the middle leaves no half of a run behind
+    shutil.rmtree(doomed)
+    print(f"deleted {run} ({size / 1e6:.0f} MB)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("list", "delete"))
+    parser.add_argument("name", nargs="?", default="")
+    parser.add_argument("--yes", action="store_true", help="delete without a question")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs lie")
+    arguments = parser.parse_args()
+    if arguments.action == "list":
+        list_runs(arguments.runs_dir)
+    else:
+        delete_run(arguments.runs_dir, arguments.name, arguments.yes)
+
+
+if __name__ == "__main__":
+    run_program(main)

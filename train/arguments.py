@@ -1,0 +1,72 @@
+"""From the recipe to transformers' Trainer: its arguments, and the checkpoint it goes on from."""
+
+import os
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+
+from train.checkpoint import newest_valid, remove_leftovers
+from train.processes import agree
+from train.trainer import FleetTrainer
+
+
+def make_trainer(recipe, output: Path, model, data, order, pad: int, dtype, progress):
+    """The trainer, and the checkpoint to go on from (None for a new start)."""
+    root = output / "checkpoints"
+    if order.rank == 0:
+        root.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(root)
+    resumed_from = agree(newest_valid(root) if order.rank == 0 else None, order.world)
+    if order.rank == 0 and resumed_from:
+        print(f"going on from {resumed_from}")
+    trainer = FleetTrainer(
+        order=order,
+        pad_token=pad,
+        model=model,
+        args=training_arguments(recipe, output, order, dtype, resumed_from, has_eval=data.validation is not None),
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        callbacks=[progress],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer, resumed_from
+
+
+def training_arguments(recipe, output: Path, order, dtype, resumed_from, has_eval: bool):
+    """transformers' arguments from the recipe; most keys carry the same name."""
+    same_name = ("per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate", "lr_scheduler_type",
+                 "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+                 "seed", "num_train_epochs", "load_best_model_at_end", "save_total_limit", "report_to")  # fmt: skip
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / "tensorboard"))
+    steps_per_epoch = order.steps_per_epoch
+    every = {"steps": lambda steps: steps, "epoch": lambda _: steps_per_epoch, "no": lambda _: steps_per_epoch}
+    sharding = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "cpu_ram_efficient_loading": False}
+    return TrainingArguments(
+        output_dir=str(output / "checkpoints"),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=dtype == torch.bfloat16,
+        gradient_accumulation_steps=order.accumulation,
+        max_steps=recipe.max_steps or -1,
+        activation_checkpointing=recipe.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        # An epoch is said in steps: Trainer's own epoch strategy also fires when a signal ends one in the middle.
+        eval_strategy="no" if recipe.eval_strategy == "no" or not has_eval else "steps",
+        eval_steps=every[recipe.eval_strategy](recipe.eval_steps),
+        save_strategy="steps",
+        save_steps=every[recipe.save_strategy](recipe.save_steps),
+        metric_for_best_model="eval_loss" if recipe.load_best_model_at_end else None,
+        greater_is_better=False if recipe.load_best_model_at_end else None,
+        eval_on_start=has_eval and recipe.eval_strategy != "no" and resumed_from is None,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        fsdp=True if recipe.fsdp and order.world > 1 else None,
+        fsdp_config=sharding if recipe.fsdp and order.world > 1 else None,
+        **{key: getattr(recipe, key) for key in same_name},
+    )

@@ -1,0 +1,109 @@
+"""Fine-tune: every process of a run executes this program, started by train.launch (torchrun) or alone.
+
+    python -m train.launch --nproc 2 -- --recipe R --model DIR --data RUN/data --output RUN
+
+Goes on from the newest whole checkpoint in RUN/checkpoints, and ends with RUN/adapter (method full: RUN/model).
+Exit status: 0 finished, 2 bad input (never worth a retry), 75 stopped by a signal with a checkpoint saved.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from train.errors import EXIT_BAD_INPUT, InputError, report_problems
+from train.libraries import set_up_libraries
+from train.orphans import die_with_parent
+
+EXIT_STOPPED = 75
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    set_up_libraries(rank)
+    die_with_parent()
+    try:
+        return finetune(arguments, rank, world)
+    except InputError as error:
+        if rank == 0:
+            report_problems(error)
+        return EXIT_BAD_INPUT
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, required=True, help="train.yaml of this run")
+    parser.add_argument("--model", type=Path, required=True, help="directory of the base model")
+    parser.add_argument("--data", type=Path, required=True, help="prepared rows, written by train.check_data")
+    parser.add_argument("--output", type=Path, required=True, help="directory of the run")
+    return parser.parse_args()
+
+
+def finetune(arguments: argparse.Namespace, rank: int, world: int) -> int:
+    """Load, train, save. Returns the exit status."""
+    import torch
+    from transformers import AutoTokenizer, set_seed
+    from transformers.utils.logging import disable_progress_bar
+
+    from train.arguments import make_trainer
+    from train.hardware import choose_dtype, measure_matmul
+    from train.model import build_trainable, flop_per_token, require_ipex, trainable_parameters
+    from train.order import GlobalOrder
+    from train.prepared import load_prepared
+    from train.processes import check_batch, join_processes, sum_over_ranks
+    from train.progress import Progress
+    from train.recipe import load_recipe
+    from train.results import save_result, write_training_record
+
+    # ---- what is learned, from what, in which number format ----
+    recipe = load_recipe(arguments.recipe)
+    check_batch(recipe, world, arguments.recipe)
+    if recipe.use_ipex:
+        require_ipex()
+    backend = join_processes(recipe, rank, world)
+    data = load_prepared(arguments.data)
+    dtype, reason = choose_dtype(recipe.dtype)
+    gflops = sum_over_ranks(measure_matmul(dtype), world)
+    if rank == 0:
+        print(f"dtype {str(dtype).removeprefix('torch.')}: {reason}")
+        print(f"{world} process{'es' if world > 1 else ''} x {torch.get_num_threads()} threads, backend {backend}, "
+              f"measured matrix-multiply rate {gflops:,.0f} GFLOP/s")  # fmt: skip
+
+    # ---- model; the seed makes the new adapter the same on every rank ----
+    disable_progress_bar()
+    set_seed(recipe.seed)
+    model = build_trainable(recipe, arguments.model, dtype)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False, local_files_only=True)
+    trained, total = trainable_parameters(model)
+    if rank == 0:
+        print(f"{recipe.method}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
+
+    # ---- training ----
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    order = GlobalOrder(len(data.train), recipe.global_batch_size, recipe.per_device_train_batch_size,
+                        rank, world, recipe.seed)  # fmt: skip
+    progress = Progress(arguments.output, order, data.train.lengths, flop_per_token(recipe, model, total), gflops)
+    trainer, resumed_from = make_trainer(recipe, arguments.output, model, data, order, pad, dtype, progress)
+    if resumed_from is None:
+        torch.manual_seed(recipe.seed + rank)  # so dropout differs between ranks; a resume restores each rank's state
+    progress.listen()
+    trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
+    if progress.stop_requested:
+        if rank == 0:
+            print(f"stopped after step {trainer.state.global_step}; the same command goes on from there.", flush=True)
+        return EXIT_STOPPED
+
+    # ---- results ----
+    save_result(trainer, recipe, tokenizer, arguments.model, arguments.output)
+    if rank == 0:
+        write_training_record(trainer, recipe, arguments, world, reason, gflops)
+    trainer.barrier()
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    # Ranks may still hold communication threads; the status must not wait for them.
+    sys.stdout.flush()
+    sys.exit(status)

@@ -1,0 +1,144 @@
+"""The last part of a merge's proof: the merged model and base + adapter, run by transformers and PEFT, agree."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from train.adapter import Adapter
+from train.base_model import Base
+from train.errors import InputError, problem
+from train.safetensors_io import FLOAT_DTYPES
+
+NAME = "logits agree with base + adapter"
+PROMPTS = [
+    "The capital of France is",
+    "Summarize this dialogue in one sentence.\nAnna: Are you coming tonight?\nBen: Yes, at eight.\nSummary:",
+    "Question: A train covers 120 km in 90 minutes. How fast is it?\nAnswer:",
+    "Patients with high blood pressure should",
+]
+MAX_PROMPTS, MAX_TOKENS, KEPT = 8, 256, 16  # logits are kept for the last 16 positions of each prompt
+# The merged weights' rounding is one draw of noise; the tolerance is this many times the effect of another draw.
+NOISE_FACTOR = 4.0
+# float32 arithmetic alone: W x + s B (A x) and W' x are summed up differently.
+FLOOR = 1e-5
+# The difference may be at most this share of what the adapter changes; else rounding has eaten the training.
+EFFECT_SHARE = 0.25
+FORWARD_BYTES = 1 << 28  # buffers besides the weights
+
+
+def compare_logits(
+    base: Base, adapter: Adapter, merged: Path, prompts: list[str] | None, *, skip: bool
+) -> dict[str, Any]:
+    """Compare the logits of base, base + adapter and merged on prompts, in float32, one model after the other.
+
+    The tolerance is measured: rounding errors of the size that the merged weights carry are drawn anew and added to
+    them, and their effect on the logits is what rounding costs. Differences are root mean squares relative to the
+    logits' own (less their mean per position, which means nothing). Raises InputError when they do not agree.
+    """
+    if skip:
+        return {"check": NAME, "result": "skipped", "figure": "skipped as asked (--skip-logits)"}
+    check_memory(base, adapter)
+    batches, kind = token_ids(merged, base, prompts)
+    with torch.inference_mode():
+        plain, adapted = base_logits(base.path, adapter.path, batches)
+        gc.collect()  # one model at a time in memory
+        model = load(merged)
+        result = forward(model, batches)
+        add_rounding_noise(model, adapter)
+        noisy = forward(model, batches)
+    error, noise, effect = distance(result, adapted), distance(noisy, result), distance(adapted, plain)
+    agreement = float((result.argmax(-1) == adapted.argmax(-1)).double().mean())
+    figure = (f"{error:.2e} relative difference on {kind}; rounding alone makes {noise:.2e}, the adapter {effect:.2e}; "
+              f"same first choice at {agreement:.1%} of {len(result)} positions")  # fmt: skip
+    tolerance = NOISE_FACTOR * noise + FLOOR
+    if not error <= tolerance:  # also when it is NaN
+        what = f"the logits differ from base + adapter by more than rounding explains: {figure}"
+        raise InputError(problem(merged, "", what, "report this model and adapter: the formula does not fit them"))
+    if not error <= EFFECT_SHARE * effect:
+        what = f"rounding is no longer small against what the adapter changes: {figure}"
+        raise InputError(problem(merged, "", what, "train longer, or merge into a float32 copy of the base"))
+    numbers = {"error": error, "tolerance": tolerance, "rounding": noise, "adapter_effect": effect}
+    return {"check": NAME, "result": "passed", "figure": figure, **numbers, "top1_agreement": agreement}
+
+
+def check_memory(base: Base, adapter: Adapter) -> None:
+    """Raise InputError where the base in float32 and the adapter do not fit into the memory that is free."""
+    parameters = sum(tensor.rows * tensor.row_elements for tensor in base.tensors.values())
+    need = int(4 * parameters * 1.1) + 3 * adapter.weights.size + FORWARD_BYTES
+    free = free_memory()
+    if need > free:
+        what = f"comparing logits needs {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
+        fix = "free memory, use a larger machine, or leave this check out: --skip-logits"
+        raise InputError(problem(base.path, "", what, fix))
+
+
+def free_memory() -> int:
+    """Bytes free on this machine, or in this cgroup (version 2) where that leaves less."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())  # "max" where there is no limit: a ValueError
+        return min(free, limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return free
+
+
+def token_ids(merged: Path, base: Base, prompts: list[str] | None) -> tuple[list[torch.Tensor], str]:
+    """Token ids [1, length] of each prompt, and what they are; drawn at random where the model has no tokenizer."""
+    from transformers import AutoTokenizer
+
+    if (merged / "tokenizer_config.json").is_file() or (merged / "tokenizer.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(merged, local_files_only=True, trust_remote_code=False)
+        chosen = (prompts or PROMPTS)[:MAX_PROMPTS]
+        batches = [tokenizer(text, return_tensors="pt").input_ids[:, -MAX_TOKENS:] for text in chosen]
+        return [ids for ids in batches if ids.numel()], f"{len(chosen)} prompts"
+    size = base.config.get("vocab_size") or base.config["text_config"]["vocab_size"]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(size, (1, 24), generator=generator) for _ in PROMPTS], "random tokens (no tokenizer)"
+
+
+def load(path: Path) -> Any:
+    """A model in float32, ready to run."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True).eval()
+
+
+def forward(model: Any, batches: list[torch.Tensor]) -> torch.Tensor:
+    """The logits of the last positions of every prompt, less their mean: float32 [positions, vocabulary]."""
+    logits = torch.cat([model(input_ids=ids).logits[0, -KEPT:].float() for ids in batches])
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def base_logits(base: Path, adapter: Path, batches: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the base and of base + adapter, by PEFT, each [positions, vocabulary]."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(load(base), adapter).eval()
+    with model.disable_adapter():
+        plain = forward(model, batches)
+    return plain, forward(model, batches)
+
+
+def add_rounding_noise(model: Any, adapter: Adapter) -> None:
+    """Add to every target of a merged model a rounding error drawn anew: even over half a step to either side."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    generator = torch.Generator().manual_seed(0)
+    for target in adapter.targets:
+        info = torch.finfo(FLOAT_DTYPES[target.tensor.dtype])
+        # Half a step of float32 would be rounded away; a whole one moves about every second value to its neighbour.
+        width = 2.0 if target.tensor.dtype == "F32" else 1.0
+        for weight in parameters[target.parameter].split(1024):  # rows, so that the buffers stay small
+            _, exponent = torch.frexp(weight)
+            step = torch.ldexp((weight != 0) * info.eps, exponent - 1)
+            weight.add_(step.mul_(torch.rand(weight.shape, generator=generator).sub_(0.5)).mul_(width))
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Root mean square of the difference, relative to that of `other`."""
+    return float((one - other).double().square().sum().sqrt() / other.double().square().sum().sqrt())

@@ -1,0 +1,169 @@
+"""What a training run tells while it goes on: a bar or lines, metrics.jsonl, and stopping cleanly on a signal."""
+
+import json
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from train.order import GlobalOrder
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no number any more; going on would only spend time."""
+
+
+class Progress(TrainerCallback):
+    """Reports every step on rank 0, and stops all ranks after the same step when any of them got SIGTERM or SIGINT."""
+
+    def __init__(self, run: Path, order: GlobalOrder, lengths, flop_per_token: float, matmul_gflops: float):
+        self.metrics, self.order, self.lengths = run / "metrics.jsonl", order, lengths
+        self.flop_per_token, self.matmul_gflops = flop_per_token, matmul_gflops
+        self.stop_requested = False
+        self.seconds = self.memory = 0.0
+        self.last_line = -math.inf
+        self.bar = None
+
+    # ---- stopping ----
+    def listen(self) -> None:
+        """From now on SIGTERM and SIGINT ask for a checkpoint and a clean end instead of killing."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.request_stop)
+
+    def request_stop(self, number, frame) -> None:
+        """Remember the signal; it is acted upon at the end of the step."""
+        self.stop_requested = True
+
+    # ---- the loop's events ----
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Cut the metrics back to the step that training goes on from, and show the bar."""
+        if args.process_index == 0:
+            trim_metrics(self.metrics, state.global_step)
+            if sys.stderr.isatty():
+                self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+        self.begun, self.first_step = time.perf_counter(), state.global_step
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Tell the order which epoch it is; exact also after a resume in the middle of one."""
+        self.order.epoch = state.global_step // self.order.steps_per_epoch
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Start the step's clock."""
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Agree with the other ranks on stopping, and add up the memory of all."""
+        self.seconds = time.perf_counter() - self.started
+        told = torch.tensor([float(self.stop_requested), psutil.Process().memory_info().rss / 1e9])
+        if args.world_size > 1:
+            told = told.to(args.device)
+            dist.all_reduce(told)
+        self.memory = told[1].item()
+        if told[0] > 0 and state.global_step < state.max_steps:
+            self.stop_requested = True
+            control.should_save = control.should_training_stop = True
+        elif state.global_step >= state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True  # the end is validated, also where it is no multiple of eval_steps
+        return control
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """When stopped in the middle of an epoch, leave out what Trainer does at its end: the epoch is not over."""
+        if self.stop_requested:
+            control.should_evaluate = control.should_save = control.should_log = False
+            args.load_best_model_at_end = False
+        return control
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Write and show a step's or a validation's figures."""
+        if "loss" in logs and not math.isfinite(logs["loss"]):
+            raise TrainingDiverged(
+                f"the loss of step {state.global_step} is {logs['loss']}: lower learning_rate, or add warmup_steps; "
+                "the last checkpoint is from before"
+            )
+        if args.process_index != 0 or not ({"loss", "eval_loss"} & logs.keys()):
+            return
+        line = {"step": state.global_step, "epoch": state.epoch}
+        if "eval_loss" in logs:
+            line |= {"eval_loss": logs["eval_loss"], "perplexity": logs["perplexity"]}
+            self.say(f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}  "
+                     f"perplexity {logs['perplexity']:.2f}")  # fmt: skip
+        else:
+            line |= {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs}
+            line |= self.speed(state.global_step)
+            self.show_step(state, line)
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+    # ---- figures ----
+    def speed(self, step: int) -> dict[str, float | None]:
+        """Tokens, rate and memory of the step that just ended, all ranks together."""
+        tokens = int(sum(self.lengths[row] for row in self.order.rows_of_step(step - 1)))
+        rate = tokens / max(self.seconds, 1e-9)
+        share = rate * self.flop_per_token / (self.matmul_gflops * 1e9) if self.matmul_gflops else None
+        return {
+            "tokens": tokens,
+            "seconds": round(self.seconds, 4),
+            "tokens_per_second": round(rate, 1),
+            "matmul_share": round(share, 4) if share is not None else None,
+            "memory_gb": round(self.memory, 3),
+        }
+
+    def show_step(self, state, line: dict) -> None:
+        """The bar's next state, or a line every few seconds where nobody watches."""
+        share = f" ({line['matmul_share']:.0%} of matmul)" if line["matmul_share"] is not None else ""
+        text = f"loss {line['loss']:.4f}  lr {line['learning_rate']:.1e}  "
+        text += f"{line['tokens_per_second']:,.0f} tokens/s{share}  {line['memory_gb']:.1f} GB"
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(state.global_step - self.bar.n)
+            return
+        now = time.perf_counter()
+        if now - self.last_line >= SECONDS_BETWEEN_LINES or state.global_step == state.max_steps:
+            self.last_line = now
+            done = state.global_step - self.first_step
+            left = (now - self.begun) / max(done, 1) * (state.max_steps - state.global_step)
+            self.say(f"step {state.global_step}/{state.max_steps}  {text}  {minutes(left)} left")
+
+    def say(self, text: str) -> None:
+        """A line that does not tear the bar."""
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, flush=True)
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def trim_metrics(path: Path, last_step: int) -> None:
+    """Keep the lines up to `last_step`: what came later was lost with the process and is computed again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # the line that a kill tore
+        if last_step > 0 and entry["step"] <= last_step:
+            kept.append(line + "\n")
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(kept))
+    temporary.rename(path)

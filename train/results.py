@@ -1,0 +1,107 @@
+"""What a finished training leaves: the adapter or the model, whole or not there, and its record."""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from transformers import AutoConfig
+
+from train.base_model import describe_base
+from train.checkpoint import seal, write_json
+from train.hardware import describe_hardware
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors", "tokenizers")
+
+
+def save_result(trainer, recipe: SimpleNamespace, tokenizer, base: Path, run: Path) -> None:
+    """Write RUN/adapter (RUN/model for method full) aside and rename it; all ranks take part, rank 0 writes."""
+    final = run / result_name(recipe)
+    aside = run / f".{final.name}.tmp"
+    weights = gather_weights(trainer, recipe)
+    if trainer.args.should_save:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if recipe.method == "full":
+            # Saved as the base was stored: trained in float32, but nobody wants the file to double.
+            stored = getattr(AutoConfig.from_pretrained(base, local_files_only=True), "dtype", None) or torch.float32
+            weights = {name: tensor.to(stored) for name, tensor in weights.items()}
+            model.config.dtype, model.config.use_cache = stored, True
+            model.save_pretrained(aside, state_dict=weights)
+            copy_generation_config(base, aside)
+        else:
+            model.save_pretrained(aside, state_dict=weights, save_embedding_layers=False)
+            write_json(aside / "base_model.json", describe_base(base))
+        tokenizer.save_pretrained(aside)
+        seal(aside, final)
+    trainer.barrier()
+
+
+def result_name(recipe: SimpleNamespace) -> str:
+    """The directory of the result inside the run."""
+    return "model" if recipe.method == "full" else "adapter"
+
+
+def gather_weights(trainer, recipe: SimpleNamespace) -> dict[str, torch.Tensor] | None:
+    """The whole weights on rank 0 where they are sharded (a collective call); None where each rank has them all."""
+    if not trainer.is_fsdp_enabled:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return model.state_dict() if recipe.method == "full" else None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=recipe.method != "full")
+    return get_model_state_dict(trainer.model, options=options)
+
+
+def copy_generation_config(base: Path, target: Path) -> None:
+    """The base's own way to generate, stop tokens included, rather than one derived from its config."""
+    if (base / "generation_config.json").is_file():
+        shutil.copyfile(base / "generation_config.json", target / "generation_config.json")
+
+
+def write_training_record(trainer, recipe, arguments, world: int, dtype_reason: str, gflops: float) -> None:
+    """RUN/training.json: how the training went, on what, with which versions."""
+    run, state = arguments.output, trainer.state
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps, evals = [line for line in lines if "loss" in line], [line for line in lines if "eval_loss" in line]
+    seconds, tokens = sum(line["seconds"] for line in steps), sum(line["tokens"] for line in steps)
+    best = min(evals, key=lambda line: line["eval_loss"], default=None)
+    write_json(
+        run / "training.json",
+        {
+            "processes": world,
+            "threads": torch.get_num_threads(),
+            "dtype": "bfloat16" if trainer.args.bf16 else "float32",
+            "dtype_reason": dtype_reason,
+            "matmul_gflops": round(gflops, 1),
+            "versions": versions(),
+            "hardware": describe_hardware(),
+            "base_model": describe_base(arguments.model),
+            "steps": state.global_step,
+            "seconds": round(seconds, 2),
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
+            "best_step": best["step"] if best and recipe.load_best_model_at_end else None,
+            "best_eval_loss": best["eval_loss"] if best else None,
+            "eval_loss_first": evals[0]["eval_loss"] if evals else None,
+            "eval_loss_last": evals[-1]["eval_loss"] if evals else None,
+            "train_loss_first": steps[0]["loss"],
+            "train_loss_last": steps[-1]["loss"],
+            "peak_memory_gb": max(line["memory_gb"] for line in steps),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that decide what is computed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
