@@ -38,7 +38,7 @@ def lock(source: str, target: Path) -> None:
 
 
 def without_torch(text: str) -> str:
-    """A lock's text without the entries that belong to one build of torch; an entry goes on while lines are indented."""
+    """A lock's text without what belongs to one build of torch; an entry goes on while lines are indented."""
     kept, dropping = [], False
     for line in text.splitlines(keepends=True):
         if not line.startswith(" "):

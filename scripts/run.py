@@ -23,7 +23,6 @@ from scripts.runs import identity, lock_run, run_status
 from train.checkpoint import write_json
 from train.errors import InputError, problem, run_program
 from train.layout import Layout, choose_layout
-from train.libraries import set_up_libraries
 from train.orphans import LAUNCHER_PID
 from train.preflight import check_machine, gather
 from train.recipe import apply_settings, check_values, dump_recipe, read_yaml, with_defaults
@@ -37,7 +36,6 @@ STAGES = ("check-data", "before", "train", "merge", "after", "report")
 
 def main() -> int:
     arguments = parse_arguments()
-    set_up_libraries()
     # ---- everything that can be known beforehand, all problems at once ----
     recipe_path = find_overlay(arguments.overlay)
     values, problems = own_recipe(recipe_path, arguments)

@@ -124,11 +124,10 @@ def stop_figures(parts: list[Part], codec: Codec) -> dict[str, Any]:
     without = []
     for part in parts:
         for row, tokens in zip(part.rows, part.tokens, strict=True):
-            trained = tokens.ids[(tokens.loss == 1) & np.isin(tokens.ids, codec.stops)]
-            if tokens.stopped and len(trained):
-                found[int(trained[-1])] = found.get(int(trained[-1]), 0) + 1
-            else:
+            if tokens.stop is None:
                 without.append(row.number)
+            else:
+                found[tokens.stop] = found.get(tokens.stop, 0) + 1
     names = [codec.tokenizer.convert_ids_to_tokens(stop) for stop in sorted(found, key=lambda stop: -found[stop])]
     obeyed = not found or bool(found.keys() & set(codec.model_stops))
     return {

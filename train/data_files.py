@@ -13,6 +13,7 @@ from typing import Any
 from train.errors import InputError, problem
 
 NAMED = 10  # rows named in one message; a file with a thousand bad rows is described by the first ten and the count
+ENDS_EARLY = "the file ends within the list"
 LFS_POINTER = "version https://git-lfs.github.com/spec/"
 Numbered = tuple[int, dict[str, Any]]
 
@@ -114,7 +115,7 @@ def broken_element(path: Path, text: str) -> str:
             line = text.count("\n", 0, position) + 1
             return problem(path, "", f"goes on after the list's end on line {line}", "remove what follows the ]")
         if mark != ",":
-            reason = "the file ends within the list" if not mark else "no comma follows it"
+            reason = ENDS_EARLY if not mark else "no comma follows it"
             return not_json(path, number, text, ValueError(f"{reason} (line {text.count(chr(10), 0, position) + 1})"))
         position, number = skip_space(text, position + 1), number + 1
 
@@ -133,7 +134,8 @@ def not_json(path: Path, number: int, text: str, error: Exception) -> str:
         reason = f"{error.msg} (line {error.lineno}, character {error.colno})"
     if isinstance(error, RecursionError):
         reason = "nested too deep"
-    cut = not text.endswith("\n") and isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip()) - 1
+    at = error.pos if isinstance(error, json.JSONDecodeError) else 0
+    cut = at >= len(text.rstrip()) - 1 or reason.startswith(ENDS_EARLY)
     fix = "the file seems to be cut off: copy it again" if cut else "correct the row, or remove it"
     return problem(path, f"row {number}", f"is not JSON: {reason}", fix)
 
@@ -187,7 +189,8 @@ def read_csv(path: Path) -> list[Numbered]:
                 what = f"has {len(values)} fields where the header has {len(header)} (line {reader.line_num})"
                 fix = "quote a field that holds a comma or a line break"
                 problems.append(problem(path, f"row {number}", what, fix))
-            rows.append((number, dict(zip(header, values, strict=False))))
+            # A column without name is what pandas makes of its index; it is nobody's field.
+            rows.append((number, {name: value for name, value in zip(header, values, strict=False) if name.strip()}))
     except csv.Error as error:
         fix = "close every quote, and double a quote within a quoted field"
         problems.append(problem(path, f"row {len(rows) + 1}", f"is not CSV: {error} (line {reader.line_num})", fix))
@@ -197,13 +200,10 @@ def read_csv(path: Path) -> list[Numbered]:
 
 
 def check_header(path: Path, header: list[str]) -> None:
-    """Raise InputError for a header with an empty or repeated name."""
+    """Raise InputError for a header that names a column twice."""
     twice = sorted({name for name in header if header.count(name) > 1 and name})
     if twice:
         raise InputError(problem(path, "header", f"names {', '.join(twice)} twice", "give every column its own name"))
-    if any(not name.strip() for name in header):
-        column = next(index for index, name in enumerate(header, start=1) if not name.strip())
-        raise InputError(problem(path, "header", f"has no name for column {column}", "name every column on line 1"))
 
 
 def read_parquet(path: Path) -> list[Numbered]:

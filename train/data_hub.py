@@ -92,7 +92,7 @@ def unreadable_dataset(error: Exception, name: str, config: str | None, split: s
     """The message for what datasets says; which key it belongs to is told by its words."""
     lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
     reason = " ".join(lines[:3]) or type(error).__name__
-    if "split" in reason.lower():
+    if "split" in reason.lower() or "corresponds to no data" in reason:
         return problem(
             where, "dataset_split", f"{split} cannot be taken from {name}: {reason}", "name one of its splits"
         )

@@ -23,9 +23,10 @@ FAULTS = {
         "the model's chat template refuses it: {detail}",
         "bring the messages into the order that it takes",
     ),
-    "earlier turns rewritten": (
-        "the model's chat template rewrites earlier turns, so the prompt that generation sees does not begin the row",
-        "give a row for each answer, with the turns before it as its prompt",
+    "prompt rewritten": (
+        "the model's chat template prints the turns before an answer otherwise when it asks for that answer, so the "
+        "prompt that generation sees does not begin the row",
+        "give a row for each answer if it rewrites earlier turns; begin the answer as it does if it opens the answer",
     ),
     "answer changed": (
         "the model's chat template drops or changes a part of the answer",
@@ -33,7 +34,8 @@ FAULTS = {
     ),
     "no stop token": (
         "an answer without stop token ({detail}), so the model would not learn to stop",
-        "take a model whose chat template ends every answer, or use_chat_template: false",
+        "add what the template ends with to eos_token_id in the model's generation_config.json, or take a model whose "
+        "template ends every answer",
     ),
     "doubled BOS": (
         "begins with {detail} twice, which the model has never seen",
@@ -97,7 +99,7 @@ def find_fault(row: Rendered, tokens: Tokens, codec: Codec) -> tuple[str, str] |
     """What would train wrong in a tokenised row, if anything."""
     if codec.bos is not None and list(tokens.ids[:2]) == [codec.bos, codec.bos]:
         return "doubled BOS", str(codec.tokenizer.bos_token)
-    if not tokens.stopped:
+    if tokens.stop is None:
         stops = " or ".join(stop_texts(codec)) or "the model names none"
         return "no stop token", f"{stops}; behind it stands {behind(row)!r}"
     return None if tokens.loss.any() else ("no trained token", "")
@@ -122,7 +124,7 @@ def cut_row(part: Part, row: Rendered, tokens: Tokens, limit: int) -> None:
         return
     part.truncated.append(row.number)
     part.rows.append(row)
-    part.tokens.append(Tokens(ids, loss, tokens.starts, False, tokens.split))
+    part.tokens.append(Tokens(ids, loss, tokens.starts, None, tokens.split))
 
 
 def find_overlap(train: list[Rendered], validation: list[Rendered]) -> list[int]:
@@ -146,13 +148,13 @@ def settle(parts: list[Part], style: Style, recipe: SimpleNamespace, where: obje
 
 
 def fault_messages(parts: list[Part], style: Style, where: object) -> list[str]:
-    """One message for each kind of fault and source, with the rows' numbers."""
-    merged: dict[tuple[str, str, str], list[int]] = {}
+    """One message for each kind of fault and source, with the rows' numbers and the first one's detail."""
+    merged: dict[tuple[str, str], tuple[str, list[int]]] = {}
     for part in parts:
         for (kind, detail), numbers in part.faults.items():
-            merged.setdefault((part.source, kind, detail), []).extend(numbers)
+            merged.setdefault((part.source, kind), (detail, []))[1].extend(numbers)
     messages = []
-    for (source, kind, detail), numbers in merged.items():
+    for (source, kind), (detail, numbers) in merged.items():
         what, fix = FAULTS[kind]
         if kind == "no stop token" and style.chat is None:
             fix = "take a model whose tokenizer names an end-of-text token (eos_token)"

@@ -38,15 +38,14 @@ class Codec:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A row's tokens and mask. `starts` are the answers' first tokens, `stopped` says that each answer ends in a stop.
-
-    `split` says that the prompt's last and the answer's first characters would have been one token.
+    """A row's tokens and mask. `starts` are the answers' first tokens, `stop` is the token that ends the last; it
+    is None unless every answer ends in a stop token. `split` says that the prompt's last and the answer's first characters would have been one token.
     """
 
     ids: np.ndarray
     loss: np.ndarray
     starts: tuple[int, ...]
-    stopped: bool
+    stop: int | None
     split: bool
 
 
@@ -201,12 +200,12 @@ def mask_row(ids: list[int], starts: list[int], split: bool, codec: Codec, chat:
         ids = [*codec.prefix, *ids] + ([codec.end] if codec.end is not None else [])
         starts = [start + len(codec.prefix) for start in starts]
     loss = np.zeros(len(ids), np.uint8)
-    stopped = bool(starts)
+    ends = []
     for start, limit in zip(starts, [*starts[1:], len(ids)], strict=True):
-        stop = next((i for i in range(start, limit) if ids[i] in codec.stops), None)
-        stopped = stopped and stop is not None
-        loss[start : limit if stop is None else stop + 1] = 1
+        end = next((i for i in range(start, limit) if ids[i] in codec.stops), None)
+        ends.append(None if end is None else ids[end])
+        loss[start : limit if end is None else end + 1] = 1
     if everything:
         loss[:] = 1
     loss[:1] = 0  # nothing predicts a row's first token
-    return Tokens(np.array(ids, np.int32), loss, tuple(starts), stopped, split)
+    return Tokens(np.array(ids, np.int32), loss, tuple(starts), None if None in ends else ends[-1], split)

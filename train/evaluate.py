@@ -18,15 +18,16 @@ import torch
 from tqdm import tqdm
 
 from train.checkpoint import write_json
+from train.data_tokens import load_tokenizer, own_prefix
 from train.errors import InputError, problem, run_program
 from train.generate import batch_size_for, generate_answers, prompt_ids, tty
 from train.hardware import choose_dtype
-from train.model import load_model
-from train.prepared import Prepared, TokenRows, load_prepared
+from train.libraries import set_up_libraries
+from train.prepared import TokenRows, load_prepared
 from train.recipe import load_recipe
 
 NO_ROWS = "the data has no validation rows, so there is no loss and there are no samples"
-CHECKED_PROMPTS = 64  # compared with the trained tokens; a wrong BOS would show in every one
+COMPARED_ROWS = 64  # a wrong BOS would show in every row
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the run's prepared data")
     parser.add_argument("--output", type=Path, required=True, help="where the result is written (JSON)")
     arguments = parser.parse_args()
+    set_up_libraries()
     if not arguments.output.parent.is_dir():
         what = "its directory does not exist"
         raise InputError(problem("--output", str(arguments.output), what, f"mkdir -p {arguments.output.parent}"))
@@ -62,65 +64,65 @@ def evaluate(recipe: SimpleNamespace, model_dir: Path, adapter: Path | None, dat
         result["message"] = NO_ROWS
     else:
         model, tokenizer = open_model(recipe, model_dir, adapter, dtype)
-        check_prompts(tokenizer, prompts, prepared, data)
+        prefix = trained_prefix(tokenizer, prompts, prepared.validation, data)
         loss, tokens = validation_loss(model, prepared.validation, recipe.per_device_eval_batch_size)
         if math.isfinite(loss):
             result |= {"eval_loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": tokens}
         else:
             result["message"] = f"the validation loss is {loss}: the model's weights or its arithmetic are broken"
-        result |= answer_prompts(recipe, model, tokenizer, prompts)
+        result |= answer_prompts(recipe, model, tokenizer, prompts, prefix)
     result["seconds"] = round(time.monotonic() - started, 1)
     return result
 
 
 def open_model(recipe: SimpleNamespace, model_dir: Path, adapter: Path | None, dtype: torch.dtype) -> tuple[Any, Any]:
     """The model, with its adapter where there is one, and its tokenizer, from local files alone."""
-    from transformers import AutoTokenizer
-
     problems = []
     for path, name in ((model_dir, "config.json"), (adapter, "adapter_config.json")):
         if path and not (path / name).is_file():
             problems.append(problem(path, "", f"has no {name}", "give the directory that the training wrote"))
     if problems:
         raise InputError(problems)
+    from train.model import load_model
+
     model = load_model(model_dir, dtype, recipe.attn_implementation)
     if adapter:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter)
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    return model.eval(), tokenizer
+    return model.eval(), load_tokenizer(model_dir)
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
     """The held-out prompts with their answers; none where the rows are plain text."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def check_prompts(tokenizer: Any, prompts: list[dict[str, Any]], prepared: Prepared, data: Path) -> None:
-    """Raise InputError where a prompt's tokens are not those the training saw before the answer.
+def trained_prefix(tokenizer: Any, prompts: list[dict[str, Any]], validation: TokenRows, data: Path) -> tuple[int, ...]:
+    """The tokens that stand before each prompt in the prepared rows: the tokenizer's own, or none.
 
-    Such a model would be asked in a way it never learnt (a second BOS, another tokenizer), and look worse than it is.
+    Raises InputError where the prompts' tokens are not those of the rows: such a model would be asked in a way it
+    never learnt (a second BOS, another tokenizer), and would look worse than it is.
     """
-    row_numbers = [int(row) for row in prepared.validation.rows]
-    index_of = {row: i for i, row in enumerate(row_numbers)}
-    differing, checked = [], 0
-    for prompt in [one for one in prompts if one["row"] in index_of][:CHECKED_PROMPTS]:
-        item = prepared.validation[index_of[prompt["row"]]]
-        ids = prompt_ids(tokenizer, [prompt["prompt"]])[0]
-        trained = (item["labels"] != -100).nonzero()
-        end = int(trained[0]) if len(trained) else len(ids)
-        checked += 1
-        # train_on_inputs lets the prompt carry loss too: then only the beginning can be compared.
-        length = min(len(ids), end) if end > 1 else len(ids)
-        if item["input_ids"][:length].tolist() != ids[:length]:
-            differing.append(prompt["row"])
-    if differing:
-        shown = ", ".join(map(str, differing[:5])) + (", …" if len(differing) > 5 else "")
-        what = f"the prompts of rows {shown} ({len(differing)} of {checked} compared) are not the tokens trained on"
-        raise InputError(problem(data, "", what, "prepare the data again with this model: make check-data"))
+    asked = {prompt["row"]: prompt["prompt"] for prompt in prompts}
+    compared = [i for i, row in enumerate(validation.rows) if int(row) in asked][:COMPARED_ROWS]
+    rows = [validation[i]["input_ids"].tolist() for i in compared]
+    ids = prompt_ids(tokenizer, [asked[int(validation.rows[i])] for i in compared], ())
+    differing: list[int] = []
+    for prefix in dict.fromkeys([own_prefix(tokenizer), ()]):
+        wanted = [[*prefix, *one] for one in ids]
+        differing = [
+            int(validation.rows[i])
+            for i, row, prompt in zip(compared, rows, wanted, strict=True)
+            if row[: len(prompt)] != prompt[: len(row)]  # a truncated row may be shorter than its prompt
+        ]
+        if not differing:
+            return prefix
+    shown = ", ".join(map(str, differing[:5])) + (", …" if len(differing) > 5 else "")
+    what = f"the prompts of rows {shown} ({len(differing)} of {len(rows)} compared) are not the tokens trained on"
+    raise InputError(problem(data, "", what, "prepare the data again with this model: make check-data"))
 
 
 def validation_loss(model: Any, rows: TokenRows, batch_size: int) -> tuple[float, int]:
@@ -160,15 +162,17 @@ def batch_loss(model: Any, batch: list[dict[str, torch.Tensor]]) -> tuple[float,
     return total, count
 
 
-def answer_prompts(recipe: SimpleNamespace, model: Any, tokenizer: Any, prompts: list[dict[str, Any]]) -> dict:
+def answer_prompts(
+    recipe: SimpleNamespace, model: Any, tokenizer: Any, prompts: list[dict[str, Any]], prefix: tuple[int, ...]
+) -> dict[str, Any]:
     """Exact match over all prompts where the recipe asks for it, and the samples of the report."""
     asked = prompts if recipe.exact_match else prompts[: recipe.generate_samples]
     if not asked:
         return {}
     texts = [prompt["prompt"] for prompt in asked]
-    longest = max(map(len, prompt_ids(tokenizer, texts))) + recipe.max_new_tokens
+    longest = max(map(len, prompt_ids(tokenizer, texts, prefix))) + recipe.max_new_tokens
     size = batch_size_for(model.config, longest)
-    answers = generate_answers(model, tokenizer, texts, recipe.max_new_tokens, size)
+    answers = generate_answers(model, tokenizer, texts, recipe.max_new_tokens, size, prefix)
     samples = [
         {"row": prompt["row"], "prompt": prompt["prompt"], "answer": prompt["answer"], "generated": text,
          "stopped": stopped}

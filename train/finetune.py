@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from train.errors import EXIT_BAD_INPUT, InputError, report_problems
-from train.libraries import set_up_libraries
 from train.orphans import die_with_parent
 
 EXIT_STOPPED = 75
@@ -21,7 +20,6 @@ EXIT_STOPPED = 75
 def main() -> int:
     arguments = parse_arguments()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    set_up_libraries(rank)
     die_with_parent()
     try:
         return finetune(arguments, rank, world)

@@ -1,8 +1,7 @@
 """Answer prompts greedily in batches, the same way before and after training. Used by train.evaluate.
 
-The prompts are finished texts, as the training rendered them. Their ids must be those the training saw, so a prompt
-that already begins with the beginning-of-sequence text gets no special tokens, and any other gets what the tokenizer
-adds by itself (a BOS for Llama's plain text, nothing for Qwen).
+The prompts are finished texts, as the training rendered them, and their ids must be those the training saw: `prefix`
+is what stood before each (a BOS that the tokenizer puts before plain text; nothing before a chat template's text).
 """
 
 import sys
@@ -12,21 +11,28 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig
+
+from train.data_tokens import own_prefix
 
 CACHE_BYTES = 2 << 30  # what keys and values of one batch may take
 LARGEST_BATCH = 64
 
 
 def generate_answers(
-    model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    prompts: list[str],
+    max_new_tokens: int,
+    batch_size: int,
+    prefix: tuple[int, ...] | None = None,
 ) -> list[tuple[str, bool]]:
     """The answer to each prompt and whether the model ended it by itself (else max_new_tokens or the context did).
 
-    Greedy and deterministic. Prompts of like length share a batch, longest first, so that the time left is no promise
-    that grows; the answers come back in the order of the prompts, without special tokens.
+    Greedy and deterministic. Prompts of like length share a batch, longest first, so that the time left rather shrinks
+    than grows; the answers come back in the order of the prompts, without special tokens. Without `prefix`, a prompt
+    gets what the tokenizer puts before any text, unless it begins with the BOS text already.
     """
-    ids = prompt_ids(tokenizer, prompts)
+    ids = prompt_ids(tokenizer, prompts, prefix)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
     stops = stop_ids(model, tokenizer)
     answers: list[tuple[str, bool]] = [("", False)] * len(ids)
@@ -41,11 +47,15 @@ def generate_answers(
     return answers
 
 
-def prompt_ids(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
-    """Token ids of rendered prompts; special tokens are added only where the text does not begin with them."""
-    bos = tokenizer.bos_token
+def prompt_ids(tokenizer: Any, prompts: list[str], prefix: tuple[int, ...] | None = None) -> list[list[int]]:
+    """Token ids of rendered prompts, behind the prefix."""
+    coded = tokenizer.backend_tokenizer.encode_batch_fast(prompts, add_special_tokens=False)
+    if prefix is not None:
+        return [[*prefix, *one.ids] for one in coded]
+    own, bos = own_prefix(tokenizer), tokenizer.bos_token
     return [
-        tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))["input_ids"] for prompt in prompts
+        one.ids if bos and prompt.startswith(bos) else [*own, *one.ids]
+        for prompt, one in zip(prompts, coded, strict=True)
     ]
 
 
@@ -78,6 +88,8 @@ def plain_greedy(model: Any) -> Iterator[None]:
 
     transformers fills what a call leaves open from that config, so a penalty there would change greedy answers.
     """
+    from transformers import GenerationConfig
+
     training, own = model.training, model.generation_config
     model.eval()
     model.generation_config = GenerationConfig()
@@ -92,6 +104,8 @@ def new_tokens(
     model: Any, batch: list[list[int]], max_new_tokens: int, stops: list[int], padding: int
 ) -> list[list[int]]:
     """What the model adds to each prompt of one batch, padded on the left; empty where the context is full."""
+    from transformers import GenerationConfig
+
     longest = max(map(len, batch))
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     budget = max_new_tokens if context is None else min(max_new_tokens, context - longest)
@@ -101,9 +115,10 @@ def new_tokens(
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch], device=model.device)
     # A new config a call: generate() writes into the one it is given.
     config = GenerationConfig(
-        do_sample=False, num_beams=1, max_new_tokens=budget, eos_token_id=stops or None, pad_token_id=padding
-    )
-    output = model.generate(input_ids=tokens, attention_mask=mask, generation_config=config, use_cache=True)
+        do_sample=False, num_beams=1, use_cache=True, max_new_tokens=budget, eos_token_id=stops or None,
+        pad_token_id=padding,
+    )  # fmt: skip
+    output = model.generate(input_ids=tokens, attention_mask=mask, generation_config=config)
     return output[:, longest:].tolist()
 
 

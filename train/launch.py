@@ -15,7 +15,6 @@ import sys
 
 from train.errors import InputError, problem, run_program
 from train.layout import choose_layout
-from train.libraries import set_up_libraries
 from train.orphans import LAUNCHER_PID
 
 
@@ -33,7 +32,6 @@ def main() -> int:
 
 def launch(processes: int, arguments: list[str]) -> int:
     """Run train.finetune in `processes` processes; returns the exit status."""
-    set_up_libraries()
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser
     from torch.distributed.run import run as torchrun

@@ -6,9 +6,7 @@ import warnings
 
 
 def set_up_libraries(rank: int = 0) -> None:
-    """Call before transformers or peft are imported: they read some of this while loading.
-
-    The hub is never asked, since what is trained on was fetched before. Warnings that tell a user nothing to act on
+    """The hub is never asked, since what is trained on was fetched before. Warnings that tell a user nothing to act on
     are silenced; errors are not.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -18,10 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from train.model import lora_config
+from train.model import is_linear, lora_config
 from train.trainer import token_loss
 
-TRACED_LAYERS = (2, 4)  # four, so that a pattern of two kinds of layers is seen twice; the rest is a straight line
+TRACED_LAYERS = (2, 4)  # a pattern of two kinds of layers is seen whole; beyond four it goes on in a straight line
+# What a model raises that cannot be run without numbers (it branches on them) or not with fewer layers.
+UNTRACEABLE = (RuntimeError, ValueError, AttributeError, TypeError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,21 @@ class Traced:
 
     forward: int
     working: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """Numbers of parameters. `linear`: frozen weights of linear modules but the output's, which qlora holds in 4 bits;
+    `largest`: the largest of them; `layer`: the largest decoder layer; `outside`: all that is in no decoder layer;
+    `edges`: rows and columns of all trained matrices, which is what Adafactor keeps."""
+
+    total: int
+    trained: int
+    linear: int
+    largest: int
+    layer: int
+    outside: int
+    edges: int
 
 
 class LiveBytes(TorchDispatchMode):
@@ -77,11 +94,41 @@ def shaped_model(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> to
     return model.train()
 
 
+def count_parameters(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> Count:
+    """Count the parameters of the recipe's model, base and adapter."""
+    model = shaped_model(recipe, config, dtype)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parameters = list(model.parameters())  # tied weights once
+    output = base.get_output_embeddings()
+    linear = [
+        module.weight.numel()
+        for module in model.modules()
+        if is_linear(module) and module is not output and not module.weight.requires_grad
+    ]
+    names = set(getattr(base, "_no_split_modules", None) or ())
+    layers = [module for module in base.modules() if type(module).__name__ in names]
+    sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
+    total = sum(parameter.numel() for parameter in parameters)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return Count(
+        total=total,
+        trained=sum(parameter.numel() for parameter in trained),
+        linear=sum(linear),
+        largest=max(linear, default=0),
+        layer=max(sizes, default=total),
+        outside=total - sum(sizes) if sizes else 0,
+        edges=sum(sum(parameter.shape) if parameter.dim() > 1 else parameter.numel() for parameter in trained),
+    )
+
+
 def trace_training(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> Traced:
     """Forward and backward of one micro-batch at full length, extrapolated to the model's number of layers."""
     layers = config.get_text_config().num_hidden_layers
     few, more = (min(count, layers) for count in TRACED_LAYERS)
-    one, two = (trace_micro_batch(recipe, shortened(config, count), dtype) for count in (few, more))
+    try:
+        one, two = (trace_micro_batch(recipe, shortened(config, count), dtype) for count in (few, more))
+    except UNTRACEABLE:
+        return guess(recipe, config, dtype)
     slope = (two.forward - one.forward) / (more - few) if more > few else 0
     return Traced(round(two.forward + slope * (layers - more)), two.working)
 
@@ -89,17 +136,37 @@ def trace_training(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> 
 def trace_evaluation(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> int:
     """Bytes at the worst moment of a validation batch, which does not grow with the number of layers."""
     few = min(TRACED_LAYERS[0], config.get_text_config().num_hidden_layers)
-    traced = trace_micro_batch(recipe, shortened(config, few), dtype, evaluation=True)
+    try:
+        traced = trace_micro_batch(recipe, shortened(config, few), dtype, evaluation=True)
+    except UNTRACEABLE:
+        return 16 * recipe.per_device_eval_batch_size * recipe.max_length * config.get_text_config().vocab_size
     return traced.forward + traced.working
+
+
+def guess(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> Traced:
+    """The same from a formula, generous for a transformer: what Llama holds for a token, and a fifth more."""
+    text, width = config.get_text_config(), dtype.itemsize
+    hidden = text.hidden_size
+    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    inner *= getattr(text, "num_experts_per_tok", None) or 1
+    tokens = recipe.per_device_train_batch_size * recipe.max_length
+    layer = (20 * hidden + 5 * inner) * width
+    if recipe.attn_implementation == "eager":
+        layer += text.num_attention_heads * recipe.max_length * (2 * width + 4)
+    logits = tokens * text.vocab_size
+    if recipe.gradient_checkpointing:
+        return Traced(tokens * text.num_hidden_layers * hidden * width + logits * width, 12 * logits + tokens * layer)
+    return Traced(tokens * text.num_hidden_layers * layer + logits * width, 12 * logits)
 
 
 def shortened(config: Any, layers: int) -> Any:
     """The configuration with fewer layers."""
     short = copy.deepcopy(config)
     text = short.get_text_config()
+    kinds = getattr(text, "layer_types", None)
     text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:layers]
+    if kinds and len(text.layer_types) != layers:  # in some configurations it is computed
+        text.layer_types = kinds[:layers]
     return short
 
 

@@ -26,6 +26,7 @@ from train.base_model import INDEX, RECORD, Base, attempt, identity_problems
 from train.errors import InputError, problem, run_program
 from train.merge_output import FIXES, MADE_BY, MARK, carry, check_output, check_space, put_in_place, workplace
 from train.proof import print_checks, prove
+from train.proof_logits import check_memory
 from train.safetensors_io import (
     JOB,
     SLICE,
@@ -69,14 +70,17 @@ def merge(
     only after the proof. Raises InputError with everything that forbids the merge, or that the proof found.
     """
     started = time.monotonic()
+    output = output.resolve()
     problems: list[str] = []
-    pair = attempt(problems, read_pair, base, adapter)
-    attempt(problems, check_output, base, adapter, output)
-    if pair:
-        attempt(problems, check_space, pair[0], output)
-    if problems:
-        raise InputError(problems)
     try:
+        pair = attempt(problems, read_pair, base, adapter)
+        attempt(problems, check_output, base, adapter, output)
+        if pair:
+            attempt(problems, check_space, pair[0], output)
+            if check_logits:
+                attempt(problems, check_memory, *pair)
+        if problems:
+            raise InputError(problems)
         with workplace(output) as place:
             hashes = write_weights(*pair, place)
             carried = carry(base, adapter, place)
@@ -181,7 +185,7 @@ def added(
     source: int, tensor: Tensor, left: torch.Tensor, right: torch.Tensor, magnitude: torch.Tensor | None,
     transposed: bool, start: int, stop: int,
 ) -> Pair:  # fmt: skip
-    """Rows [start, stop) of W + left @ right, for DoRA scaled to `magnitude` per output (a row, or transposed a column).
+    """Rows [start, stop) of W + left @ right, for DoRA scaled to `magnitude` per output (a row; transposed: a column).
 
     Computed in float64, which costs little beside the disk and leaves the final rounding as the only error.
     """

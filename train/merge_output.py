@@ -20,6 +20,7 @@ MADE_BY = "tunefleet train.merge"
 MARK = ".merging"  # lies in OUTPUT.tmp while a merge works there, locked
 # Never carried along: weights in other formats would be the unmerged ones.
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".ot", ".pkl"}
+CARRY_LIMIT = 64 << 20  # bytes; the largest tokenizers are about half of that
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
              "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
@@ -52,25 +53,33 @@ def made_by_us(directory: Path) -> bool:
 
 def check_space(base: Base, output: Path) -> None:
     """Raise InputError where the file system of `output` has no room for a second copy of the base's weights."""
-    need = sum(shard.size for shard in base.shards.values()) + (64 << 20)  # tokenizer and other small files
-    parent = next(path for path in output.resolve().parents if path.exists())
-    free = shutil.disk_usage(parent).free
+    need = sum(shard.size for shard in base.shards.values()) + CARRY_LIMIT
+    parent = next(path for path in output.parents if path.exists())
+    place = beside(output, ".tmp")
+    left_by_killed = sum(path.stat().st_size for path in place.glob("*")) if is_leftover(place) else 0
+    free = shutil.disk_usage(parent).free + left_by_killed
     if free < need:
         what = f"the merged model needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
         raise InputError(problem(parent, "", what, FIXES[errno.ENOSPC]))
 
 
+def beside(output: Path, suffix: str) -> Path:
+    """OUTPUT.tmp or OUTPUT.old."""
+    return output.with_name(output.name + suffix)
+
+
+def is_leftover(place: Path) -> bool:
+    """Whether a directory is what a killed merge left: marked, complete but not renamed, or still empty."""
+    return (place / MARK).exists() or made_by_us(place) or (place.is_dir() and not any(place.iterdir()))
+
+
 @contextmanager
 def workplace(output: Path) -> Iterator[Path]:
     """An empty `OUTPUT.tmp`, locked; removed unless it was renamed. What a killed merge left is cleared away first."""
-    place, old = output.with_name(output.name + ".tmp"), output.with_name(output.name + ".old")
-    if old.exists() and made_by_us(old):  # killed while an earlier merge was being replaced
-        if output.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(output)
-    if place.exists() and any(place.iterdir()) and not (place / MARK).exists():
-        raise InputError(problem(place, "", "exists and was not left by a merge, so it stays", "give another --output"))
+    place, old = beside(output, ".tmp"), beside(output, ".old")
+    for path in (place, old):
+        if path.exists() and not is_leftover(path):
+            raise InputError(problem(path, "", "exists and was not left by a merge, so it stays", "move it away"))
     place.mkdir(parents=True, exist_ok=True)
     with (place / MARK).open("a") as mark:
         try:
@@ -80,8 +89,10 @@ def workplace(output: Path) -> Iterator[Path]:
             raise InputError(problem(place, "", "another merge is working there", fix)) from None
         except OSError:
             pass  # some network file systems have no locks; the merge itself needs none
-        for leftover in place.iterdir():
-            if leftover.name != MARK:
+        if old.exists() and not output.exists():  # killed just when it replaced an earlier merge
+            old.rename(output)
+        for leftover in [*place.iterdir(), *([old] if old.exists() else [])]:
+            if leftover != place / MARK:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         try:
             yield place
@@ -92,10 +103,10 @@ def workplace(output: Path) -> Iterator[Path]:
 
 def put_in_place(place: Path, output: Path) -> None:
     """Sync everything to disk, then rename; an earlier merge is moved aside for that moment and removed afterwards."""
-    (place / MARK).unlink()
     for path in [*place.rglob("*"), place]:
         sync(path)
-    old = output.with_name(output.name + ".old")
+    (place / MARK).unlink()
+    old = beside(output, ".old")
     if output.exists():
         output.rename(old)
     place.rename(output)
@@ -133,8 +144,10 @@ def carry(base: Path, adapter: Path, place: Path) -> dict[str, list[str]]:
 
 
 def is_carried(path: Path) -> bool:
-    """Whether a file of the base goes along: no weights, no index of weights, nothing hidden, no other directory."""
+    """Whether a file of the base goes along: no weights, no index of weights, nothing hidden or large, no directory."""
     if path.is_dir():
         return path.name in TEMPLATES
+    if path.stat().st_size > CARRY_LIMIT:
+        return False
     return not (path.name.startswith(".") or path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json")
                 or path.name == "merge.json")  # fmt: skip

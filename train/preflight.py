@@ -26,7 +26,7 @@ def gather(problems: list[str], step: Callable, *arguments) -> Any:
 
 
 def check_machine(recipe: SimpleNamespace, model: Path, layout: Layout, run: Path, where: object) -> list[str]:
-    """Every reason why the recipe cannot be trained from `model` in `layout` on this machine; an empty list for none."""
+    """Every reason why the recipe cannot be trained from `model` on this machine; an empty list for none."""
     from train.processes import check_batch, require_backend
     from train.sources import check_model
 
@@ -34,9 +34,11 @@ def check_machine(recipe: SimpleNamespace, model: Path, layout: Layout, run: Pat
     gather(problems, check_batch, recipe, layout.processes, where)
     if recipe.ddp_backend != "auto":
         gather(problems, require_backend, recipe.ddp_backend, where)
-    problems += check_packages(recipe, where)
+    absent = check_packages(recipe, where)
     broken = check_model(model, recipe.method)
-    problems += broken or check_fit(recipe, model, layout, where)
+    problems += absent + broken
+    if not absent and not broken:
+        problems += check_fit(recipe, model, layout, where)
     problems += check_place(recipe, model, run)
     return problems
 
@@ -65,6 +67,8 @@ def check_fit(recipe: SimpleNamespace, model: Path, layout: Layout, where: objec
     from train.model import check_targets, empty_model
 
     problems = check_targets(recipe, empty_model(model), where)
+    if problems:  # an adapter that cannot be placed has no memory to estimate
+        return problems
     dtype, _ = choose_dtype(recipe.dtype)
     config = json.loads((model / "config.json").read_text())
     problems += check_memory(recipe, config, layout.processes, dtype.itemsize, memory_available(), where)

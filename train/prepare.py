@@ -144,7 +144,8 @@ def leave_overlap(parts: list[Part]) -> None:
 
 def special_rows(rows: list[Row], codec: Codec) -> dict[str, Any]:
     """The rows whose own text spells a special token, which the tokenizer then takes for that token."""
-    names = sorted(map(re.escape, codec.tokenizer.all_special_tokens), key=len, reverse=True)
+    special = [token.content for token in codec.tokenizer.added_tokens_decoder.values() if token.special]
+    names = sorted(map(re.escape, special), key=len, reverse=True)
     if not names:
         return listed([])
     pattern = re.compile("|".join(names))
@@ -201,8 +202,7 @@ def prompt_lines(part: Part) -> list[str]:
                 "prompt": row.prompt,
                 "answer": row.answer,
                 "prompt_ids": tokens.ids[: tokens.starts[-1]].tolist(),
-            },
-            ensure_ascii=False,
+            }
         )
         + "\n"
         for row, tokens in zip(part.rows, part.tokens, strict=True)

@@ -3,8 +3,8 @@
 All problems are raised together as InputError, each with the file, the line, the key, the value and the fix.
 """
 
-import difflib
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 
 from train.errors import InputError, problem
 from train.recipe_rules import complaints, has_validation
+from train.recipe_words import explain
 
 SCHEMA_PATH = Path(__file__).resolve().parent.parent / "schemas" / "train.schema.json"
 
@@ -36,6 +37,9 @@ def load_recipe(path: Path) -> SimpleNamespace:
 def with_defaults(values: dict[str, Any]) -> SimpleNamespace:
     """The checked values with the schema's defaults filled in."""
     filled = {key: values.get(key, spec.get("default")) for key, spec in schema()["properties"].items()}
+    for key, spec in schema()["properties"].items():
+        if spec.get("type") == "integer" and filled[key] is not None:
+            filled[key] = int(filled[key])  # the schema's integers include 16.0
     if filled["prompt_template"] is None:
         filled["prompt_template"] = DEFAULT_PROMPTS.get(filled["data_format"])
     if not has_validation(values):
@@ -63,7 +67,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else path
         what = getattr(error, "problem", None) or str(error)
-        raise InputError(problem(place, "", f"is not YAML: {what}", "write one `key: value` a line")) from None
+        fix = "indent with spaces" if "'\\t'" in what else "write one `key: value` a line"
+        raise InputError(problem(place, "", f"is not YAML: {what}", fix)) from None
     if not isinstance(values, dict):
         raise InputError(problem(path, "", "holds no keys", "write one `key: value` a line")) from None
     lines, twice = {}, []
@@ -82,71 +87,29 @@ def check_values(values: dict[str, Any], where: object, lines: dict[str, int] | 
     lines = lines or {}
 
     def complain(key: str, what: str, fix: str) -> None:
-        place = f"{where}:{lines[key]}" if key in lines else where
+        line = lines.get(key.partition("[")[0])
+        place = f"{where}:{line}" if line else where
         problems.append(problem(place, key, what, fix))
 
     problems: list[str] = []
     unsound = set()
-    for error in sorted(jsonschema.Draft202012Validator(schema()).iter_errors(values), key=lambda e: list(e.path)):
-        complain(*explain(error, values))
+    for key, value in values.items():  # no limit of the schema stops a NaN: every comparison with it is false
+        if isinstance(value, float) and not math.isfinite(value):
+            complain(str(key), f"is {value}", "give a finite number")
+            unsound.add(key)
+    sound = {key: value for key, value in values.items() if key not in unsound}
+    for error in sorted(jsonschema.Draft202012Validator(schema()).iter_errors(sound), key=place_in_schema):
+        for complaint in explain(error, values, schema()["properties"]):
+            complain(*complaint)
         unsound.update(list(error.path)[:1])
     for complaint in complaints({key: value for key, value in values.items() if key not in unsound}):
         complain(*complaint)
     return problems
 
 
-def explain(error: jsonschema.ValidationError, values: dict[str, Any]) -> tuple[str, str, str]:
-    """Key, problem and fix of one schema error, in words."""
-    known = schema()["properties"]
-    if error.validator == "additionalProperties" and not error.path:
-        unknown = [key for key in values if key not in known]
-        key = unknown[0] if len(unknown) == 1 else ", ".join(map(str, unknown))
-        hints = []
-        for name in unknown:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-            hints.append(f"write {near[0]} for {name}" if near else f"remove {name}; docs/parameters.md lists all keys")
-        return key, "is no key of a recipe", "; ".join(hints)
-    if error.validator == "required":
-        return "model_name_or_path", "is missing", "say which model is the base: a directory or a name on the hub"
-    key, spec, value = str(error.path[0]), known[str(error.path[0])], error.instance
-    inside = "".join(f"[{part}]" for part in list(error.path)[1:])
-    shown = f"{json.dumps(value, ensure_ascii=False, default=str)}"
-    if error.validator == "type" and looks_like_number(value):
-        return key, f"is {shown}{inside}, which YAML reads as text, not as a number", f"write {float(value):.1e}"
-    if error.validator == "enum":
-        allowed = [str(option).lower() if isinstance(option, bool) else option for option in error.validator_value]
-        return key, f"is {shown}{inside}", f"take one of: {', '.join(allowed)}"
-    if error.validator == "pattern":
-        return key, f"is {shown}", "give the full commit: 40 hexadecimal digits"
-    return key, f"is {shown}{inside}, but {expected(error)}", f"{key} is: {spec['description']}"
-
-
-def expected(error: jsonschema.ValidationError) -> str:
-    """What the schema wants in place of a wrong value."""
-    limit = error.validator_value
-    if error.validator == "type":
-        return f"must be of type {limit if isinstance(limit, str) else ' or '.join(limit)}"
-    return {
-        "minimum": f"must be at least {limit}",
-        "maximum": f"must be at most {limit}",
-        "exclusiveMinimum": f"must be more than {limit}",
-        "exclusiveMaximum": f"must be less than {limit}",
-        "minLength": "must not be empty",
-        "minItems": "must not be empty",
-        "uniqueItems": "must not repeat an item",
-        "oneOf": "must be all-linear or a list of module names",
-    }.get(str(error.validator), error.message)
-
-
-def looks_like_number(value: Any) -> bool:
-    """True for text such as 2e-4, which YAML 1.1 does not read as a number."""
-    if not isinstance(value, str):
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
+def place_in_schema(error: jsonschema.ValidationError) -> list[str]:
+    """Sorts errors by key."""
+    return [str(part) for part in error.path]
 
 
 def apply_settings(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:

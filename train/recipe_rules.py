@@ -124,10 +124,11 @@ def check_schedule_keys(values: dict[str, Any]) -> Complaints:
     """Rules between batch, length of training, validation and checkpoints."""
     micro, total = values.get("per_device_train_batch_size", 4), values.get("global_batch_size", 32)
     if total % micro:
+        near = sorted({max(micro, total - total % micro), total + micro - total % micro})
         yield (
             "global_batch_size",
             f"{total} is not a multiple of per_device_train_batch_size {micro}",
-            f"take {max(micro, total - total % micro)} or {total + micro - total % micro}, or another per-device size",
+            f"take {' or '.join(map(str, near))}, or another per_device_train_batch_size",
         )
     if "max_steps" in values and "num_train_epochs" in values:
         yield "max_steps", "is given beside num_train_epochs", "keep one of them"

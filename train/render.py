@@ -129,10 +129,10 @@ def render_chat(row: Row, turns: list[dict[str, Any]], style: Style) -> Rendered
     try:
         text = to_template(style, turns)
         before = [to_template(style, turns[:index], ask=True) for index in replies]
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         return faulty("refused by the template", str(error).splitlines()[0] if str(error) else type(error).__name__)
     if any(not text.startswith(prompt) for prompt in before):
-        return faulty("earlier turns rewritten")
+        return faulty("prompt rewritten")
     starts = tuple(len(prompt) for prompt in before)
     for index, start, end in zip(replies, starts, (*starts[1:], len(text)), strict=True):
         content = turns[index]["content"]

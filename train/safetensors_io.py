@@ -27,9 +27,10 @@ ITEM_BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "
              "I16": 16, "U16": 16, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8,
              "F4": 4}  # fmt: skip
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
-JOB = 1 << 21  # elements (or bytes, of tensors only copied) that one thread takes at a time
+JOB = 1 << 20  # elements (or bytes, of tensors only copied) that one thread takes at a time
 SLICE = 1 << 16  # elements computed at once: float64 of these, 512 KiB, stay in a core's second-level cache
 MAX_THREADS = 8  # beyond this the one thread that hashes (about 1 GB/s) is the slowest part
+AHEAD = 12  # jobs started before their turn; each holds a few MB
 AGAIN = "download or copy the file again"
 Result = TypeVar("Result")
 
@@ -167,11 +168,11 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 
 
 def in_order(pool: ThreadPoolExecutor, jobs: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """The jobs' results in their order. Few are started ahead, so that memory stays bounded."""
+    """The jobs' results in their order; only AHEAD are started before their turn, so that memory stays bounded."""
     waiting: deque[Future[Result]] = deque()
     for job in jobs:
         waiting.append(pool.submit(job))
-        if len(waiting) > 2 * pool._max_workers:
+        if len(waiting) > AHEAD:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

@@ -83,8 +83,8 @@ def test_the_mask_covers_exactly_answer_and_stop_behind_the_prompt_as_generation
 
 
 def test_a_conversation_carries_loss_on_each_answer_and_its_stop_token_only(tmp_path, models):
-    turns = [{"role": role, "content": text} for role, text in
-             [("system", "Be brief."), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2")]]  # fmt: skip
+    said = [("system", "Be brief."), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2")]
+    turns = [{"role": role, "content": text} for role, text in said]
     _, prepared = prepare(tmp_path, [{"messages": turns}], models["chatml"], data_format="messages")
     text, trained = shown(prepared.train, 0, models["chatml"])
     assert trained == "1<|im_end|>2<|im_end|>"
@@ -361,9 +361,14 @@ def test_the_xray_says_what_it_looked_for(tmp_path, models):
     rows = [*questions(9), questions(1)[0], {"instruction": "a", "output": ""}]
     check, _ = prepare(tmp_path, rows, models["llama"], bad_rows="drop", validation_size=2, seed=3)
     text = xray_text(check)
-    for said in ("stop token in the loss   yes: </s>", "BOS                      <s>, once, put there by the chat template",
-                 "empty answers            1 (rows 11) left out", "duplicates in train      1 (rows 10 = 1)",
-                 "in train and validation  none", "steps    2 an epoch, of 4 rows each; 6 in all"):  # fmt: skip
+    for said in (
+        "stop token in the loss   yes: </s>",
+        "BOS                      <s>, once, put there by the chat template",
+        "empty answers            1 (rows 11) left out",
+        "duplicates in train      1 (rows 10 = 1)",
+        "in train and validation  none",
+        "steps    2 an epoch, of 4 rows each; 6 in all",
+    ):
         assert said in text
 
 

@@ -93,7 +93,7 @@ def test_a_template_that_thinks_in_the_last_turn_only_is_followed(tokenizers):
     ("template", "kind"),
     [
         (CHATML.replace("m['content'] | trim", "(m['content'] if loop.last or m['role'] != 'user' else 'gone')"),
-         "earlier turns rewritten"),
+         "prompt rewritten"),
         (CHATML.replace("m['content'] | trim", "m['content'].split('</think>')[-1]"), "answer changed"),
         ("{{ raise_exception('System role not supported') }}", "refused by the template"),
     ],

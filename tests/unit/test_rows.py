@@ -77,6 +77,11 @@ def test_row_filter_compares_a_csv_by_its_text(tmp_path):
     assert [row.number for row in read(tmp_path / "r.csv", row_filter={"ok": True})] == [1]
 
 
+def test_a_csv_column_without_name_as_pandas_writes_its_index_is_passed_over(tmp_path):
+    (tmp_path / "r.csv").write_text(",instruction,output\n0,a,b\n1,c,d\n")
+    assert read(tmp_path / "r.csv")[0].fields == {"instruction": "a", "output": "b"}
+
+
 def test_sharegpt_conversations_are_read_as_messages(tmp_path):
     turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     path = write_rows(tmp_path / "r.jsonl", [{"conversations": turns}])

@@ -23,7 +23,7 @@ MAX_PROMPTS, MAX_TOKENS, KEPT = 8, 256, 16  # logits are kept for the last 16 po
 # The merged weights' rounding is one draw of noise; the tolerance is this many times the effect of another draw.
 NOISE_FACTOR = 4.0
 # float32 arithmetic alone: W x + s B (A x) and W' x are summed up differently.
-FLOOR = 1e-5
+FLOOR = 1e-6
 # The difference may be at most this share of what the adapter changes; else rounding has eaten the training.
 EFFECT_SHARE = 0.25
 FORWARD_BYTES = 1 << 28  # buffers besides the weights
@@ -40,7 +40,6 @@ def compare_logits(
     """
     if skip:
         return {"check": NAME, "result": "skipped", "figure": "skipped as asked (--skip-logits)"}
-    check_memory(base, adapter)
     batches, kind = token_ids(merged, base, prompts)
     with torch.inference_mode():
         plain, adapted = base_logits(base.path, adapter.path, batches)
@@ -87,15 +86,30 @@ def free_memory() -> int:
 
 
 def token_ids(merged: Path, base: Base, prompts: list[str] | None) -> tuple[list[torch.Tensor], str]:
-    """Token ids [1, length] of each prompt, and what they are; drawn at random where the model has no tokenizer."""
+    """Token ids [1, length] of each prompt, and what they are; drawn at random where the model has no tokenizer.
+
+    Raises InputError where the tokenizer knows tokens that the model does not.
+    """
     from transformers import AutoTokenizer
 
-    if (merged / "tokenizer_config.json").is_file() or (merged / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(merged, local_files_only=True, trust_remote_code=False)
-        chosen = (prompts or PROMPTS)[:MAX_PROMPTS]
-        batches = [tokenizer(text, return_tensors="pt").input_ids[:, -MAX_TOKENS:] for text in chosen]
-        return [ids for ids in batches if ids.numel()], f"{len(chosen)} prompts"
     size = base.config.get("vocab_size") or base.config["text_config"]["vocab_size"]
+    if (merged / "tokenizer_config.json").is_file() or (merged / "tokenizer.json").is_file():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(merged, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+            what = f"the tokenizer cannot be loaded: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            fix = "repair the tokenizer's files in the base or adapter, or leave this check out: --skip-logits"
+            raise InputError(problem(merged, "", what, fix)) from None
+        chosen = (prompts or PROMPTS)[:MAX_PROMPTS]
+        batches = [tokenizer(text, return_tensors="pt").input_ids[:, -MAX_TOKENS:].long() for text in chosen]
+        batches = [ids for ids in batches if ids.numel()]
+        largest = max((int(ids.max()) for ids in batches), default=0)
+        if largest >= size:
+            what = f"gives token {largest}, but the model has {size} tokens"
+            fix = "carry along the tokenizer that the model was trained with (the adapter's directory has one)"
+            raise InputError(problem(merged / "tokenizer.json", "", what, fix))
+        if batches:
+            return batches, f"{len(batches)} prompts"
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(size, (1, 24), generator=generator) for _ in PROMPTS], "random tokens (no tokenizer)"
 
