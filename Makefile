@@ -122,6 +122,7 @@ demo-model: $(BASE) ## The demo's base model: demo/model (pre-trained from nothi
 
 .PHONY: venv
 venv: $(BASE) ## Install the packages into .venv; every other target does so by itself.
+	@echo "$(VENV) is up to date"
 
 .PHONY: clean-venv
 clean-venv: ## Remove .venv.

@@ -18,8 +18,8 @@ HEAD = """<!-- Made by `make parameters` from schemas/train.schema.json; edit th
 
 A recipe is `kustomize/overlays/<use case>/train.yaml`. It states only what differs from these defaults; an unknown key
 is an error. Another value for one run: `make run SET="lora_r=16 learning_rate=1.0e-4"`; `SET="lora_r="` takes the
-default again. Floats have a dot, since YAML reads `2e-4` as text. Rules between keys are in `train/recipe_rules.py`; they are
-checked before anything starts.
+default again. Floats have a dot, since YAML reads `2e-4` as text. Rules between keys are in `train/recipe_rules.py`;
+they are checked before anything starts.
 """
 
 

@@ -86,7 +86,7 @@ install_base() {
   pip_install "${torch_source[@]}" -r requirements-torch.txt
   install_locked requirements.txt "the other packages"
   # torch's own requirements came unpinned with it and were brought to the lock's versions: do all still agree?
-  "$python" -m pip check >&2 || fail "the installed packages do not fit together" "make clean-venv venv"
+  "$python" -m pip check >/dev/null || fail "the installed packages do not fit together" "make clean-venv venv"
 }
 
 install_locked() {
@@ -103,7 +103,7 @@ pip_install() {
 check_wheels() {
   source=() torch_source=()
   if [ -n "$WHEELS" ]; then
-    [ -d "$WHEELS" ] || fail "WHEELS: $WHEELS is no directory" "make wheels WHEELS=$WHEELS on a connected machine, and bring it here"
+    [ -d "$WHEELS" ] || fail "WHEELS: $WHEELS is no directory" "make wheels WHEELS=\"$WHEELS\" on a connected machine, and bring it here"
     source=(--no-index --find-links "$WHEELS")
     torch_source=("${source[@]}")
   elif [ -n "$TORCH_INDEX" ]; then
@@ -120,7 +120,7 @@ download_wheels() {
   fetch "$folder" "${torch_source[@]}" -r requirements-torch.txt
   fetch "$folder" --no-deps --require-hashes -r requirements.txt
   fetch "$folder" --no-deps --require-hashes -r requirements-dev.txt
-  say "$folder holds $(find "$folder" -type f | wc -l) files; elsewhere: make run WHEELS=$folder"
+  say "$folder holds $(find "$folder" -type f | wc -l) files; elsewhere: make run WHEELS=\"$folder\""
 }
 
 fetch() {

@@ -1,4 +1,30 @@
-"""The X-ray's figures of prepared rows; data_check.json holds them, and its keys are described in `figures`."""
+"""The X-ray's figures of prepared rows. data_check.json holds them:
+
+format, key           version of the arrays; hash of everything they were made of
+digest                hash of the arrays: two runs with the same digest train on the same tokens
+sources               by file: size and sha256
+rows                  by part (train, validation): source, read, filtered (left by row_filter), held_out, not_drawn
+                      (left by max_train_samples or max_eval_samples), dropped by reason, truncated, kept
+tokens, lengths       by part, of the kept rows: total, trained, share; min, mean, p50, p90, p95, p99, max
+histogram             of all rows before any was cut or dropped: counts[i] of edges[i] < length <= edges[i + 1], and
+                      over, those above max_length
+padding_waste         share of a batch of per_device_train_batch_size rows in random order that is padding
+steps_per_epoch, steps   optimiser steps of global_batch_size rows; steps counts max_steps or num_train_epochs
+duplicates            in train: count, and pairs [earlier row, row]
+overlap, empty_answers, split_boundaries, special_tokens_in_text   rows left out of train since validation has them;
+                      left out without answer; whose prompt and answer would have shared a token; that spell a special
+                      token in their own text
+data_format, prompt, loss_on   prompt: "chat template" or "plain"; loss_on: "answers" or "everything"
+bos                   token, first (whether each row begins with it), by whom it is put there
+stop                  in_loss, tokens (that end answers), known (to tokenizer and configs), obeyed (by generate()
+                      without being told), rows_without (cut rows)
+vocabulary            tokens of the tokenizer, rows of the model's embedding
+samples               three rows as pieces of text, each with whether it carries loss
+notes                 sentences on what is no error but worth a look
+seconds, rows_per_second   of the whole preparation; of reading, rendering and tokenising
+
+A count of rows is {"count": n, "rows": the first ten numbers}.
+"""
 
 import math
 from itertools import pairwise
@@ -18,12 +44,7 @@ PERCENTILES = (50, 90, 95, 99)
 
 
 def figures(parts: list[Part], style: Style, codec: Codec, recipe: SimpleNamespace) -> dict[str, Any]:
-    """What the data check stores beside sources and digest.
-
-    rows, tokens, lengths: by part ("train", "validation"); lengths are those of the kept rows, as they are trained.
-    histogram: lengths of all rows before anything was cut or dropped; counts[i] is of edges[i] < length <= edges[i+1],
-    `over` of those above max_length. padding_waste: share of a batch that is padding when rows come in random order.
-    """
+    """Everything in data_check.json that follows from the tokens."""
     train = parts[0]
     twice = duplicates(train.rows)
     steps = math.ceil(len(train.rows) / recipe.global_batch_size)

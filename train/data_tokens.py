@@ -15,6 +15,7 @@ from train.errors import InputError, problem
 from train.render import Rendered
 
 BATCH = 512
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
 # Everything in a model's directory that can change what tokens a row becomes, or where an answer stops.
 TOKENIZER_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -38,8 +39,10 @@ class Codec:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A row's tokens and mask. `starts` are the answers' first tokens, `stop` is the token that ends the last; it
-    is None unless every answer ends in a stop token. `split` says that the prompt's last and the answer's first characters would have been one token.
+    """A row's tokens and mask. `starts` are the answers' first tokens.
+
+    `stop` is the token that ends the last answer, or None where not every answer ends in a stop token. `split` says
+    that the prompt's last and the answer's first characters would have been one token.
     """
 
     ids: np.ndarray
@@ -111,13 +114,15 @@ def read_config(model_dir: Path, name: str) -> dict[str, Any]:
 
 def load_tokenizer(model_dir: Path) -> Any:
     """The tokenizer, of which nothing but local files is read and no code of the model's is run."""
-    if (model_dir / "tokenizer.json").exists():  # the Rust library reports a broken one as a bare Exception
+    if (model_dir / "tokenizer.json").exists():
         read_config(model_dir, "tokenizer.json")
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # the Rust library raises nothing narrower for a tokenizer.json that it cannot read
+        if type(error) is not Exception and not isinstance(error, LOADING_ERRORS):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         fix = "fetch the model again with its tokenizer's files (tokenizer.json, tokenizer_config.json)"
         raise InputError(problem(model_dir, "tokenizer", f"cannot be loaded: {reason}", fix)) from None

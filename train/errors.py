@@ -24,11 +24,11 @@ def problem(where: object, key: str, what: str, fix: str) -> str:
 
 
 def report_problems(error: InputError) -> None:
-    """Print every problem to stderr, numbered by their count."""
+    """Print every problem to stderr, and how many there are when it is more than one."""
     for message in error.problems:
         print(f"error: {message}", file=sys.stderr)
-    count = len(error.problems)
-    print(f"{count} problem{'s' if count > 1 else ''}; nothing was started.", file=sys.stderr)
+    if len(error.problems) > 1:
+        print(f"{len(error.problems)} problems", file=sys.stderr)
 
 
 def run_program(main: Callable[[], int | None]) -> None:

@@ -4,40 +4,53 @@ Parameters are counted on a model without storage; activations are traced on it 
 counted, the libraries of each process and the holes of the C allocator, are two constants from real runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from train.errors import problem
+from train.errors import InputError, problem
 
 PROCESS = 600_000_000  # Python with torch, transformers, PEFT and datasets loaded
-ALLOCATOR = 1.3  # resident bytes for a byte of activations: glibc keeps holes between freed tensors
 FOUR_BIT = {True: 0.5 + 1 / 64, False: 0.5 + 4 / 64}  # a weight and its share of its block's scale, by double_quant
+LIGHTER = {"full": ("lora", "qlora"), "lora": ("qlora",), "qlora": ()}
 BROADCAST = 250_000_000  # DDP copies the weights to the other ranks in pieces of this size
 
 
-def estimate(recipe: SimpleNamespace, config: dict[str, Any], ranks: int, dtype_bytes: int) -> dict[str, Any]:
+def estimate(
+    recipe: SimpleNamespace, config: dict[str, Any], ranks: int, dtype_bytes: int, known: dict | None = None
+) -> dict[str, Any]:
     """Bytes that each rank needs, from the content of config.json alone.
 
     Keys: the parts by purpose; the moments `loading`, `training`, `validation`, `saving`, each a sum of parts;
     `per_rank`, the greatest of these; `all_ranks`; `parameters` and `trained_parameters`.
     Resident size, within 25 % of real runs and rather above (figures: tests/unit/test_memory.py). Pages of a weight
     file that were only converted are not counted: the kernel takes them back when it needs them.
+    `known` keeps what was counted and traced between calls that differ in other things.
+    Raises InputError where the model does not run with the recipe's attention.
     """
     import torch
 
     from train.memory_trace import count_parameters, read_config, trace_evaluation, trace_training
 
-    dtype = torch.bfloat16 if dtype_bytes == 2 else torch.float32
-    shape = read_config(config)
-    count = count_parameters(recipe, shape, dtype)
-    traced = trace_training(recipe, shape, dtype)
+    dtype, shape, known = (
+        torch.bfloat16 if dtype_bytes == 2 else torch.float32,
+        read_config(config),
+        {} if known is None else known,
+    )
+
+    def once(function: Callable, *facts: Any) -> Any:
+        key = (function, recipe.method == "full", *facts)
+        if key not in known:
+            known[key] = function(recipe, shape, dtype)
+        return known[key]
+
+    size = (recipe.max_length, recipe.gradient_checkpointing)
+    count = once(count_parameters)
+    traced = once(trace_training, recipe.per_device_train_batch_size, *size)
     parts = held_parts(recipe, count, ranks, dtype_bytes)
-    parts["activations"] = round(ALLOCATOR * traced.forward)
-    parts["working"] = round(ALLOCATOR * traced.working)
-    parts["validation_batch"] = 0
+    parts["activations"], parts["working"], parts["validation_batch"] = traced.forward, traced.working, 0
     if recipe.eval_strategy != "no":
-        parts["validation_batch"] = round(ALLOCATOR * trace_evaluation(recipe, shape, dtype))
+        parts["validation_batch"] = once(trace_evaluation, recipe.per_device_eval_batch_size, *size)
     moments = worst_moments(recipe, parts, count, ranks, dtype_bytes)
     per_rank = max(moments.values())
     return {**parts, **moments, "per_rank": per_rank, "all_ranks": ranks * per_rank,
@@ -73,6 +86,8 @@ def worst_moments(
     recipe: SimpleNamespace, parts: dict[str, int], count: Any, ranks: int, dtype_bytes: int
 ) -> dict[str, int]:
     """The moments at which most is held, and how much."""
+    from train.memory_trace import HOLES
+
     kept = sum(parts[name] for name in ("process", "weights", "adapter", "optimizer", "gradient_buckets"))
     computing = kept + parts["gathered"] + parts["dequantised"]
     step = parts["activations"] + parts["working"]
@@ -83,7 +98,7 @@ def worst_moments(
     loading = parts["process"] + parts["weights"] + parts["adapter"] + (unsharded if sharded else 0)
     return {
         "loading": loading + (min(BROADCAST, unsharded) if ranks > 1 and not sharded else 0),
-        "training": computing + max(step, parts["gradients"] + parts["working"]),
+        "training": computing + max(step, round(HOLES * parts["gradients"]) + parts["working"]),
         "validation": computing + parts["validation_batch"],
         # Full weights are gathered in float32 where they are sharded, and copied to the dtype of the base's files.
         "saving": kept + ((4 if sharded else 0) + 2) * count.trained,
@@ -94,7 +109,11 @@ def check_memory(
     recipe: SimpleNamespace, config: dict[str, Any], ranks: int, dtype_bytes: int, available: int, where: object
 ) -> list[str]:
     """A problem with the numbers and the changes that would fit, if the training needs more than is available."""
-    needed = estimate(recipe, config, ranks, dtype_bytes)
+    known: dict = {}
+    try:
+        needed = estimate(recipe, config, ranks, dtype_bytes, known)
+    except InputError as error:
+        return error.problems
     if needed["all_ranks"] <= available:
         return []
     processes = f"{ranks} processes x {gigabytes(needed['per_rank'])}" if ranks > 1 else "1 process"
@@ -103,36 +122,43 @@ def check_memory(
         f"{gigabytes(needed['all_ranks'])} of memory ({processes}: {largest_parts(needed)}), and "
         f"{gigabytes(available)} are available"
     )
-    fitting = []
-    for words, changed, processes in remedies(recipe, ranks):
-        total = estimate(changed, config, processes, dtype_bytes)["all_ranks"]
-        if total <= available:
-            fitting.append(f"{words} ({gigabytes(total)})")
+    fitting: list[str] = []
+    for changes in remedies(recipe, ranks):
+        for words, values, processes in changes:
+            total = estimate(changed(recipe, values), config, processes, dtype_bytes, known)["all_ranks"]
+            fitting += [f"{words} ({gigabytes(total)})"] if total <= available else []
+        if fitting:
+            break
     fix = "; or ".join(fitting) if fitting else "take a smaller model or a machine with more memory: no setting fits"
     return [problem(where, "memory", what, fix)]
 
 
-def remedies(recipe: SimpleNamespace, ranks: int) -> Iterator[tuple[str, SimpleNamespace, int]]:
-    """Changes that save memory, gentlest first: in words, as a recipe, and with the number of processes."""
+def remedies(recipe: SimpleNamespace, ranks: int) -> Iterator[list[tuple[str, dict[str, Any], int]]]:
+    """Changes that save memory, each in words, as keys of the recipe, and with the number of processes.
+
+    First single ones, gentlest first; the next list is for the case that none of the one before is enough.
+    """
     small = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
-    words = "per_device_train_batch_size: 1 and per_device_eval_batch_size: 1"
-    if (recipe.per_device_train_batch_size, recipe.per_device_eval_batch_size) != (1, 1):
-        yield words, changed(recipe, small), ranks
-    if not recipe.gradient_checkpointing and not recipe.use_ipex:
-        yield "gradient_checkpointing: true", changed(recipe, {"gradient_checkpointing": True}), ranks
-        small, words = {**small, "gradient_checkpointing": True}, f"gradient_checkpointing: true, {words}"
-        yield words, changed(recipe, small), ranks
+    again = {} if recipe.use_ipex else {"gradient_checkpointing": True}
+    shardable = recipe.method != "qlora" and not (recipe.use_dora or recipe.modules_to_save or recipe.use_ipex)
+    fewer: list[tuple[str, dict[str, Any], int]] = []
     if ranks > 1:
-        yield f"NPROC=1 with {words}", changed(recipe, small), 1
-    if ranks > 1 and not recipe.fsdp and recipe.method != "qlora" and not (recipe.use_dora or recipe.modules_to_save):
-        yield f"fsdp: true with {words}", changed(recipe, {**small, "fsdp": True}), ranks
-    if recipe.method == "full":
-        yield f"method: lora with {words}", changed(recipe, {**small, "method": "lora"}), ranks
-    if recipe.method != "qlora":
-        four_bit = {**small, "method": "qlora", "fsdp": False}
-        yield f"method: qlora with {words}", changed(recipe, four_bit), 1
-    if recipe.max_length > 256:
-        yield f"max_length: 256 with {words}", changed(recipe, {**small, "max_length": 256}), ranks
+        fewer = [("fsdp: true", {"fsdp": True}, ranks)] if shardable and not recipe.fsdp else []
+        fewer.append(("NPROC=1", {}, 1))
+    checkpointing = [(in_words(again), again, ranks)] if again and not recipe.gradient_checkpointing else []
+    yield [(in_words(small), small, ranks), *checkpointing, *fewer]
+    least = small | again
+    yield [(in_words(least), least, ranks), *((f"{said} with {in_words(least)}", values | least, processes)
+                                             for said, values, processes in fewer)]  # fmt: skip
+    other: list[dict[str, Any]] = [{"max_length": 256}] if recipe.max_length > 256 else []
+    other += [{"method": method} for method in LIGHTER[recipe.method]]
+    end = " with NPROC=1" if ranks > 1 else ""
+    yield [(in_words(values | least) + end, values | least | {"fsdp": False}, 1) for values in other]
+
+
+def in_words(values: dict[str, Any]) -> str:
+    """Keys and values as the recipe spells them."""
+    return ", ".join(f"{key}: {str(value).lower()}" for key, value in values.items())
 
 
 def changed(recipe: SimpleNamespace, values: dict[str, Any]) -> SimpleNamespace:

@@ -18,17 +18,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from train.errors import InputError, problem
 from train.model import is_linear, lora_config
 from train.trainer import token_loss
 
-TRACED_LAYERS = (2, 4)  # a pattern of two kinds of layers is seen whole; beyond four it goes on in a straight line
+# glibc maps blocks of 32 MiB and more one by one and gives them back; smaller ones leave holes that nothing fits in.
+LARGE = 32 << 20
+HOLES = 1.45  # resident bytes for a byte in small blocks: measured on real runs
 # What a model raises that cannot be run without numbers (it branches on them) or not with fewer layers.
 UNTRACEABLE = (RuntimeError, ValueError, AttributeError, TypeError, LookupError)
 
 
 @dataclass(frozen=True)
 class Traced:
-    """Bytes beyond the weights: held at the end of the forward pass, and on top of that at the worst moment."""
+    """Resident bytes beyond the weights: held when the forward pass ends, and on top of that at the worst moment."""
 
     forward: int
     working: int
@@ -50,7 +53,7 @@ class Count:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations make, from their making until the last reference is gone."""
+    """Counts the resident bytes of all tensors that operations make, until the last reference to each is gone."""
 
     def __init__(self):
         super().__init__()
@@ -64,7 +67,8 @@ class LiveBytes(TorchDispatchMode):
                 continue
             storage = tensor.untyped_storage()
             if storage not in self.known:
-                self.known[storage] = size = storage.nbytes()
+                size = resident(storage.nbytes())
+                self.known[storage] = size
                 weakref.finalize(storage, self.release, size)
                 self.live += size
                 self.peak = max(self.peak, self.live)
@@ -75,6 +79,11 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
+def resident(size: int) -> int:
+    """What a block of memory costs with its share of the allocator's holes."""
+    return size if size >= LARGE else round(HOLES * size)
+
+
 def read_config(config: dict[str, Any]) -> Any:
     """The configuration object of a config.json's content."""
     return AutoConfig.for_model(**config)
@@ -82,16 +91,33 @@ def read_config(config: dict[str, Any]) -> Any:
 
 def shaped_model(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> torch.nn.Module:
     """The model as train.model builds it for the recipe, on the meta device; qlora's base in `dtype`, not in 4 bits."""
-    full = recipe.method == "full"
+    full, kernel = recipe.method == "full", recipe.attn_implementation
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32 if full else dtype, attn_implementation=recipe.attn_implementation
-        )
+        try:
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32 if full else dtype, attn_implementation=kernel
+            )
+        except (ValueError, ImportError) as error:
+            if "attention" not in str(error).lower() and kernel not in str(error):
+                raise
+            what = f"is {kernel}, which this model ({config.model_type}) does not run with here"
+            fix = "set attn_implementation: eager"
+            raise InputError(problem(recipe.model_name_or_path, "attn_implementation", what, fix)) from None
         if not full:
-            from peft import get_peft_model
-
-            model = get_peft_model(model.requires_grad_(False), lora_config(recipe))
+            model = with_adapter(recipe, model)
     return model.train()
+
+
+def with_adapter(recipe: SimpleNamespace, model: torch.nn.Module) -> torch.nn.Module:
+    """The frozen model with its adapter. Raises InputError where PEFT cannot put one on."""
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model.requires_grad_(False), lora_config(recipe))
+    except ValueError as error:
+        fix = "name modules that PEFT can put an adapter on, or take method: full"
+        place = recipe.model_name_or_path
+        raise InputError(problem(place, "lora_target_modules", f"PEFT says: {error}", fix)) from None
 
 
 def count_parameters(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> Count:
@@ -124,7 +150,7 @@ def count_parameters(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -
 def trace_training(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> Traced:
     """Forward and backward of one micro-batch at full length, extrapolated to the model's number of layers."""
     layers = config.get_text_config().num_hidden_layers
-    few, more = (min(count, layers) for count in TRACED_LAYERS)
+    few, more = traced_layers(config)
     try:
         one, two = (trace_micro_batch(recipe, shortened(config, count), dtype) for count in (few, more))
     except UNTRACEABLE:
@@ -135,12 +161,18 @@ def trace_training(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> 
 
 def trace_evaluation(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> int:
     """Bytes at the worst moment of a validation batch, which does not grow with the number of layers."""
-    few = min(TRACED_LAYERS[0], config.get_text_config().num_hidden_layers)
     try:
-        traced = trace_micro_batch(recipe, shortened(config, few), dtype, evaluation=True)
+        traced = trace_micro_batch(recipe, shortened(config, traced_layers(config)[0]), dtype, evaluation=True)
     except UNTRACEABLE:
         return 16 * recipe.per_device_eval_batch_size * recipe.max_length * config.get_text_config().vocab_size
     return traced.forward + traced.working
+
+
+def traced_layers(config: Any) -> tuple[int, int]:
+    """Two numbers of layers to trace, from which the rest follows; where layers differ in kind, two of each."""
+    text = config.get_text_config()
+    kinds = len(set(getattr(text, "layer_types", None) or ()))
+    return tuple(min(count * min(max(kinds, 1), 2), text.num_hidden_layers) for count in (1, 2))
 
 
 def guess(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> Traced:
@@ -155,8 +187,10 @@ def guess(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> Traced:
         layer += text.num_attention_heads * recipe.max_length * (2 * width + 4)
     logits = tokens * text.vocab_size
     if recipe.gradient_checkpointing:
-        return Traced(tokens * text.num_hidden_layers * hidden * width + logits * width, 12 * logits + tokens * layer)
-    return Traced(tokens * text.num_hidden_layers * layer + logits * width, 12 * logits)
+        held = tokens * text.num_hidden_layers * hidden * width
+        return Traced(round(HOLES * held) + logits * width, 12 * logits + round(HOLES * tokens * layer))
+    held = tokens * text.num_hidden_layers * layer
+    return Traced(round(HOLES * held) + logits * width, 12 * logits)
 
 
 def shortened(config: Any, layers: int) -> Any:

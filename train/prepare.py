@@ -50,16 +50,17 @@ def prepare_data(
     codec = load_codec(model_dir)
     style = choose_style(recipe, codec.tokenizer, tuple(stop_texts(codec)), where)
     check_lengths(recipe, codec, model_dir, where)
+    loaded = time.monotonic()
     parts, rows, facts = make_parts(origins, style, codec, recipe, where)
+    made = time.monotonic()
     settle(parts, style, recipe, where)
     check = {"format": FORMAT, "key": key, "sources": sources, **figures(parts, style, codec, recipe)}
     for part in parts:
         check["rows"][part.label].update(facts[part.label])
     check["special_tokens_in_text"] = facts["special"]
     check["notes"] = notes(rows, parts, style, codec, recipe, check) + source_notes(recipe, origins, facts)
-    seconds = time.monotonic() - began
-    check["seconds"] = round(seconds, 2)
-    check["rows_per_second"] = round(sum(len(part.lengths) for part in parts) / seconds, 1)
+    check["seconds"] = round(time.monotonic() - began, 2)
+    check["rows_per_second"] = round(sum(len(part.lengths) for part in parts) / (made - loaded), 1)
     return {**write_prepared(parts, check, recipe, output), "reused": False}
 
 

@@ -4,12 +4,12 @@ import gc
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from train.adapter import Adapter
 from train.base_model import Base
 from train.errors import InputError, problem
+from train.hardware import memory_available
 from train.safetensors_io import FLOAT_DTYPES
 
 NAME = "logits agree with base + adapter"
@@ -67,22 +67,11 @@ def check_memory(base: Base, adapter: Adapter) -> None:
     """Raise InputError where the base in float32 and the adapter do not fit into the memory that is free."""
     parameters = sum(tensor.rows * tensor.row_elements for tensor in base.tensors.values())
     need = int(4 * parameters * 1.1) + 3 * adapter.weights.size + FORWARD_BYTES
-    free = free_memory()
+    free = memory_available()
     if need > free:
         what = f"comparing logits needs {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
         fix = "free memory, use a larger machine, or leave this check out: --skip-logits"
         raise InputError(problem(base.path, "", what, fix))
-
-
-def free_memory() -> int:
-    """Bytes free on this machine, or in this cgroup (version 2) where that leaves less."""
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())  # "max" where there is no limit: a ValueError
-        return min(free, limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        return free
 
 
 def token_ids(merged: Path, base: Base, prompts: list[str] | None) -> tuple[list[torch.Tensor], str]:

@@ -11,6 +11,7 @@ from train.recipe import schema
 from train.rows import Row
 
 ANSWER = {"instruction": "output", "completion": "completion", "dialogue": "summary", "text": "text"}
+MARK = "\ue000message"  # begins with a character of private use, which no data holds and no template trims
 CHAT_PROMPTS = {"prompt_with_input": "{instruction}\n\n{input}", "prompt_without_input": "{instruction}"}
 
 
@@ -129,19 +130,41 @@ def render_chat(row: Row, turns: list[dict[str, Any]], style: Style) -> Rendered
     try:
         text = to_template(style, turns)
         before = [to_template(style, turns[:index], ask=True) for index in replies]
+        limits = [len(answer_and_header(style, turns, index)) for index in replies[:-1]]
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         return faulty("refused by the template", str(error).splitlines()[0] if str(error) else type(error).__name__)
     if any(not text.startswith(prompt) for prompt in before):
         return faulty("prompt rewritten")
     starts = tuple(len(prompt) for prompt in before)
-    for index, start, end in zip(replies, starts, (*starts[1:], len(text)), strict=True):
-        content = turns[index]["content"]
-        fault = stop_inside(content, style)
+    ends = [*map(min, limits, starts[1:]), len(text)]
+    for index, start, limit in zip(replies, starts, ends, strict=True):
+        fault = turn_fault(turns[index]["content"], text[start:limit], index == replies[-1], style)
         if fault:
             return faulty(*fault)
-        if squeeze(content) not in squeeze(text[start:end]):
-            return faulty("answer changed")
     return Rendered(row.number, text, starts, last)
+
+
+def answer_and_header(style: Style, turns: list[dict[str, Any]], index: int) -> str:
+    """The text up to where the message behind an answer begins to speak."""
+    following = {**turns[index + 1], "content": MARK}
+    return to_template(style, [*turns[: index + 1], following]).partition(MARK)[0]
+
+
+def turn_fault(content: str, printed: str, is_last: bool, style: Style) -> tuple[str, str] | None:
+    """What is wrong with an answer as the template prints it, up to the header of the next message.
+
+    Behind an answer without a stop token the next one found would be that of the next message, and that message would
+    be trained on.
+    """
+    fault = stop_inside(content, style)
+    if fault:
+        return fault
+    if squeeze(content) not in squeeze(printed):
+        return "answer changed", ""
+    if not is_last and not any(stop in printed for stop in style.stops):
+        tail = printed.rpartition(content.strip())[2][:40]
+        return "no stop token", f"{' or '.join(style.stops)}; behind it stands {tail!r}"
+    return None
 
 
 def to_template(style: Style, turns: list[dict[str, Any]], ask: bool = False) -> str:

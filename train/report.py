@@ -36,8 +36,13 @@ def write_report(run: Path) -> Path:
     # The template's name does not end in .html, so escaping must be asked for.
     loader = FileSystemLoader(Path(__file__).resolve().parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": facts.percent, "duration": facts.duration, "shown": facts.shown,
-                            "literal": lambda text: json.dumps(text, ensure_ascii=False)}  # fmt: skip
+    environment.filters |= {
+        "percent": facts.percent,
+        "duration": facts.duration,
+        "shown": facts.shown,
+        "moment": facts.moment,
+        "literal": lambda text: json.dumps(text, ensure_ascii=False),
+    }
     page = environment.get_template(TEMPLATE).render(**page_parts(content, run))
     path, temporary = run / "report.html", run / ".report.html.tmp"
     try:

@@ -5,16 +5,16 @@ A run is a dictionary as train.report reads it: "record" (run.json), "training",
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from train.recipe import schema
 
 Run = dict[str, Any]
-NONE = "–"
 
 
 def verdict(run: Run) -> tuple[str, list[str]]:
-    """"good", "unsure" or "bad", and the sentences that say why, the most telling first."""
+    """ "good", "unsure" or "bad", and the sentences that say why, the most telling first."""
     judgements = list(judged(run))
     tones = [tone for tone, _ in judgements]
     tone = next((tone for tone in ("bad", "unsure") if tone in tones), "good")
@@ -97,7 +97,7 @@ def figures(run: Run) -> list[dict[str, str]]:
     for key, name in (("eval_loss", "validation loss"), ("perplexity", "perplexity")):
         if after.get(key) is not None:
             old = before.get(key)
-            note = f"over {after['tokens']:,} tokens" if key == "eval_loss" else "e to the validation loss"
+            note = f"over {after['tokens']:,} tokens" if key == "eval_loss" else "exp(validation loss)"
             found.append((name, arrow(None if old is None else short(old), short(after[key])), note))
     if training.get("train_loss_first") is not None:
         value = arrow(short(training["train_loss_first"]), short(training["train_loss_last"]))
@@ -164,7 +164,7 @@ def recipe_rows(run: Run) -> dict[str, Any]:
 def shown(value: Any) -> str:
     """A value as YAML would spell it."""
     if value is None:
-        return NONE
+        return "not set"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
@@ -217,3 +217,9 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def moment(text: str) -> str:
+    """An ISO time without its seconds."""
+    when = datetime.fromisoformat(text)
+    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()

@@ -116,7 +116,9 @@ def bar_chart(
             f'height="{bottom - y:.1f}"><title>{said} tokens: {count:,} rows</title></rect>'
         )
         if beyond:
-            parts.append(f'<text class="tick" text-anchor="middle" x="{x + step / 2:.1f}" y="{bottom + 16}">over</text>')
+            parts.append(
+                f'<text class="tick" text-anchor="middle" x="{x + step / 2:.1f}" y="{bottom + 16}">over</text>'
+            )
     every = max(1, math.ceil(len(edges) / 8))
     for place, edge in list(enumerate(edges))[::every]:
         x = left + place * step

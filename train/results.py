@@ -14,6 +14,7 @@ from train.base_model import describe_base
 from train.checkpoint import seal, write_json
 from train.hardware import describe_hardware
 
+BASE_RECORD = "base_model.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors", "tokenizers")
 
 
@@ -23,6 +24,7 @@ def save_result(trainer, recipe: SimpleNamespace, tokenizer, base: Path, run: Pa
     aside = run / f".{final.name}.tmp"
     weights = gather_weights(trainer, recipe)
     if trainer.args.should_save:
+        write_json(run / BASE_RECORD, describe_base(base, recipe.model_name_or_path, recipe.model_revision))
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -35,7 +37,7 @@ def save_result(trainer, recipe: SimpleNamespace, tokenizer, base: Path, run: Pa
             copy_generation_config(base, aside)
         else:
             model.save_pretrained(aside, state_dict=weights, save_embedding_layers=False)
-            write_json(aside / "base_model.json", describe_base(base))
+            shutil.copyfile(run / BASE_RECORD, aside / BASE_RECORD)
         tokenizer.save_pretrained(aside)
         seal(aside, final)
     trainer.barrier()
@@ -80,7 +82,7 @@ def write_training_record(trainer, recipe, arguments, world: int, dtype_reason: 
             "matmul_gflops": round(gflops, 1),
             "versions": versions(),
             "hardware": describe_hardware(),
-            "base_model": describe_base(arguments.model),
+            "base_model": json.loads((run / BASE_RECORD).read_text()),
             "steps": state.global_step,
             "seconds": round(seconds, 2),
             "tokens": tokens,

@@ -6,9 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from train.errors import InputError
 from train.prepare import prepare_data
 from train.prepared import Prepared, load_prepared
 from train.recipe import check_values, with_defaults
@@ -30,6 +32,15 @@ THINKING = (
     "{{ m['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+MODELS = {
+    "chatml": {"chat": CHATML},
+    "thinking": {"chat": THINKING},
+    "llama": {"chat": LLAMA, "bos": "<s>", "eos": "</s>", "kind": "pieces"},
+    "plain": {"chat": None, "eos": "<|endoftext|>"},
+    "plain with BOS": {"chat": None, "bos": "<s>", "eos": "</s>"},
+    "plain pieces": {"chat": None, "bos": "<s>", "eos": "</s>", "kind": "pieces"},
+}
+ROW = {"instruction": "Add.", "input": "1 and 2", "output": "It is 3."}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>"]
 TEXT = [
     "The answer to the question about the capital of France is Paris, and the summary of the dialogue is short.",
@@ -95,6 +106,11 @@ def make_model(
     return directory
 
 
+def make_models(factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A directory for each of MODELS."""
+    return {name: make_model(factory.mktemp("model"), **options) for name, options in MODELS.items()}
+
+
 def make_recipe(**values: Any) -> SimpleNamespace:
     """A checked recipe with its defaults."""
     values = {"model_name_or_path": "model", "global_batch_size": 4, **values}
@@ -113,6 +129,13 @@ def prepare(directory: Path, rows: list[Any], model: Path, **recipe: Any) -> tup
     recipe = make_recipe(train_file=write_rows(directory / "rows.jsonl", rows), **recipe)
     check = prepare_data(recipe, model, directory / "data")
     return check, load_prepared(directory / "data")
+
+
+def failure(directory: Path, rows: list[Any], model: Path, **recipe: Any) -> str:
+    """The message with which rows are refused."""
+    with pytest.raises(InputError) as caught:
+        prepare(directory, rows, model, **recipe)
+    return str(caught.value)
 
 
 def shown(rows: Any, index: int, model: Path) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Tiny bases and adapters for the tests of merge and proof, made by transformers and PEFT themselves."""
 
+import atexit
 import json
 import shutil
 from collections.abc import Callable
@@ -8,12 +9,15 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from train.base_model import describe_base
+from train.errors import InputError
+from train.merge import merge
 
 SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 12, "vocab_size": 96, "max_position_embeddings": 64}  # fmt: skip
@@ -24,17 +28,25 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
                                eos_token_id=0),
 }  # fmt: skip
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+GPT2 = ["c_attn", "c_proj", "c_fc"]
 WEIGHTS = "model.safetensors"
 Q0 = "model.layers.0.self_attn.q_proj.weight"  # a target of LORA in a llama
 A0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 B0 = A0.replace("lora_A", "lora_B")
 
 
+def kept_until_exit(prefix: str) -> Path:
+    """A new directory that is removed when the tests end."""
+    path = Path(mkdtemp(prefix=prefix))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
 @cache
 def base_model(kind: str = "llama", dtype: torch.dtype = torch.bfloat16, shard_size: str = "1GB") -> Path:
     """The directory of a tiny base with random weights, made once per session; tests must not write into it."""
     torch.manual_seed(0)
-    path = Path(mkdtemp(prefix="base-"))
+    path = kept_until_exit("base-")
     AutoModelForCausalLM.from_config(CONFIGS[kind]()).to(dtype).save_pretrained(path, max_shard_size=shard_size)
     return path
 
@@ -43,7 +55,7 @@ def base_model(kind: str = "llama", dtype: torch.dtype = torch.bfloat16, shard_s
 def saved_adapter(base: Path, lora: str = "{}", size: float = 0.05) -> Path:
     """The directory of a random adapter for a base, made once per session. `lora` is JSON over fields of LoraConfig."""
     torch.manual_seed(1)
-    path = Path(mkdtemp(prefix="adapter-"))
+    path = kept_until_exit("adapter-")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     peft_model = get_peft_model(model, LoraConfig(**{**LORA, **json.loads(lora)}))
     with torch.no_grad():
@@ -83,3 +95,12 @@ def edit_tensors(file: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file, metadata={"format": "pt"})
+
+
+def refusal(base: Path, adapter: Path, output: Path, **options: object) -> str:
+    """The message of a merge that must be refused and must leave nothing behind."""
+    with pytest.raises(InputError) as caught:
+        merge(base, adapter, output, check_logits=False, **options)
+    assert not output.exists()
+    assert not output.with_name(output.name + ".tmp").exists()
+    return str(caught.value)

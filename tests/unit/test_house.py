@@ -1,13 +1,11 @@
-"""The rules of the house that a machine can check: Makefile, README, locks, generated files, decisions, addresses.
+"""The rules of the house that a machine can check: generated files, README, decisions, Python, addresses.
 
 .venv/bin/python -m pytest tests/unit/test_house.py
 """
 
 import ast
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +14,11 @@ import jsonschema
 import pytest
 import yaml
 
-from scripts.lock import without_torch
 from scripts.parameters import TARGET, page
+from tests.makefile import targets, user_variables
 from train.recipe import schema
 
 ROOT = Path(__file__).resolve().parents[2]
-MAKEFILE = (ROOT / "Makefile").read_text()
 README = (ROOT / "README.md").read_text()
 PYTHON_FILES = sorted(path for folder in ("train", "scripts", "demo") for path in (ROOT / folder).glob("*.py"))
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
@@ -36,223 +33,6 @@ def committed_files() -> list[Path]:
     return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
 
-def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    """Run make as a person would, without what a make around these tests has put into the environment."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    for name in user_variables():
-        environment.pop(name, None)
-    words = [*arguments, *(f"{name}={value}" for name, value in variables.items())]
-    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-
-
-def targets() -> dict[str, str]:
-    """Every target that a person types, and its rule's text."""
-    rules = re.findall(r"^([a-z][a-z-]*):(?!=)(.*\n(?:\t.*\n)*)", MAKEFILE, re.MULTILINE)
-    assert rules
-    return dict(rules)
-
-
-def user_variables() -> list[str]:
-    return re.findall(r"^([A-Z][A-Z0-9_]*) \?=", MAKEFILE, re.MULTILINE)
-
-
-# ---- Makefile ----
-
-
-def test_the_makefile_has_the_strict_header():
-    for line in (
-        "SHELL := bash",
-        ".SHELLFLAGS := -euo pipefail -c",
-        "MAKEFLAGS += --warn-undefined-variables --no-builtin-rules",
-        ".DELETE_ON_ERROR:",
-    ):
-        assert f"{line}\n" in MAKEFILE
-
-
-def test_every_target_is_phony_and_has_a_sentence():
-    for name, rule in targets().items():
-        assert re.search(rf"^\.PHONY: {name}$", MAKEFILE, re.MULTILINE), name
-        assert re.search(r"## .+\.$", rule.split("\n")[0]), name
-
-
-def test_no_recipe_is_longer_than_three_lines():
-    for rule in re.findall(r"^\S[^\n]*:[^\n]*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE):
-        assert rule.count("\n") <= 3, rule
-
-
-def test_make_alone_prints_every_target_in_its_group_and_every_variable():
-    printed = make().stdout
-    groups = re.findall(r"^##@ (.+)$", MAKEFILE, re.MULTILINE)
-    assert groups
-    for text in [*groups, *(f"\n  {name} " for name in targets()), *(f"\n  {name} " for name in user_variables())]:
-        assert text in printed
-
-
-def test_every_variable_is_explained_above_its_line_and_exported():
-    assert user_variables()
-    exported = re.search(r"^export (.+)$", MAKEFILE, re.MULTILINE)[1].split()
-    for name in user_variables():
-        assert re.search(rf"^## .+\n{name} \?=", MAKEFILE, re.MULTILINE), name
-        assert name in exported
-
-
-def test_make_uses_no_undefined_variable():
-    for name in targets():
-        assert "undefined variable" not in make("--dry-run", name).stderr
-
-
-@pytest.fixture
-def recorder(tmp_path) -> Path:
-    """A stand-in for Python that prints the arguments it is given."""
-    program = tmp_path / "recorder"
-    program.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
-    program.chmod(0o755)
-    return program
-
-
-def arguments_of(recorder: Path, target: str, **variables: str) -> list[str]:
-    result = make(target, BASE="", PYTHON=str(recorder), **variables)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-def test_make_run_passes_the_demo_and_nothing_else(recorder):
-    assert arguments_of(recorder, "run") == ["-m", "scripts.run", "--overlay", "demo", "--runs-dir", "runs"]
-
-
-def test_values_with_spaces_and_quotes_arrive_whole_and_settings_are_split(recorder):
-    values = {"MODEL": "my model's", "DATA": 'a "b" $HOME.json', "VALIDATION_DATA": "c d.json", "RUN": "; false"}
-    written = {name: value.replace("$", "$$") for name, value in values.items()}
-    given = arguments_of(recorder, "run", SET="lora_r=16 lora_target_modules=[q_proj,v_proj]", NPROC="2", **written)
-    flags = dict(zip(given[2:-3:2], given[3:-3:2], strict=True))
-    assert flags["--model"] == values["MODEL"]
-    assert flags["--data"] == values["DATA"]
-    assert flags["--validation-data"] == values["VALIDATION_DATA"]
-    assert flags["--run"] == values["RUN"]
-    assert flags["--nproc"] == "2"
-    assert given[-3:] == ["--set", "lora_r=16", "lora_target_modules=[q_proj,v_proj]"]
-
-
-def test_a_setting_is_not_taken_for_a_pattern_of_file_names(recorder):
-    assert "rank_pattern={*:4}" in arguments_of(recorder, "run", SET="rank_pattern={*:4} requirements*=1")
-    assert "requirements*=1" in arguments_of(recorder, "run", SET="requirements*=1")
-
-
-def test_make_check_data_is_the_chain_up_to_its_first_stage(recorder):
-    assert arguments_of(recorder, "check-data", OVERLAY="medical")[-2:] == ["--until", "check-data"]
-
-
-@pytest.mark.parametrize(("yes", "flags"), [("", []), ("1", ["--yes"]), ("0", [])])
-def test_only_yes_1_deletes_without_a_question(recorder, yes, flags):
-    given = arguments_of(recorder, "delete-run", RUN="old run", YES=yes)
-    assert given == ["-m", "scripts.runs", "delete", "old run", *flags, "--runs-dir", "runs"]
-
-
-def test_make_report_asks_for_the_run(recorder):
-    result = make("report", BASE="", PYTHON=str(recorder))
-    assert result.returncode == 2
-    assert "RUN=name" in result.stderr
-
-
-# ---- the virtual environment ----
-
-
-def install(tmp_path: Path, what: str = "base", **environment: str) -> subprocess.CompletedProcess:
-    """Run scripts/venv.sh in a directory of its own, up to what is wrong there."""
-    for name in ("requirements-torch.txt", "requirements.txt", "requirements-dev.txt"):
-        shutil.copy(ROOT / name, tmp_path)
-    given = {"PATH": os.environ["PATH"], "PYTHON3": "python3", "TORCH_INDEX": "", "WHEELS": ""} | environment
-    command = ["bash", str(ROOT / "scripts" / "venv.sh"), what]
-    return subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
-
-
-def fake_python(tmp_path: Path, body: str) -> str:
-    program = tmp_path / "fake-python"
-    program.write_text(f"#!/bin/sh\n{body}\n")
-    program.chmod(0o755)
-    return str(program)
-
-
-def test_a_missing_python_is_named_with_the_way_to_get_it(tmp_path):
-    result = install(tmp_path, PYTHON3="python3-of-nowhere")
-    assert result.returncode == 2
-    assert "there is no python3-of-nowhere" in result.stderr
-    assert "apt-get install python3 python3-venv" in result.stderr
-
-
-def test_a_python_that_is_too_old_is_named(tmp_path):
-    old = fake_python(tmp_path, 'case "$1" in --version) echo Python 3.8.1;; *) exit 1;; esac')
-    result = install(tmp_path, PYTHON3=old)
-    assert result.returncode == 2
-    assert "Python 3.8.1 is too old: 3.11 or later" in result.stderr
-
-
-def test_a_python_without_the_venv_module_is_named(tmp_path):
-    bare = fake_python(tmp_path, 'case "$2" in *ensurepip*) exit 1;; *) exit 0;; esac')
-    result = install(tmp_path, PYTHON3=bare)
-    assert result.returncode == 2
-    assert "apt-get install python3-venv" in result.stderr
-
-
-def test_a_wheel_folder_that_is_not_there_is_named(tmp_path):
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    Path(fake_python(tmp_path, "exit 0")).rename(tmp_path / ".venv" / "bin" / "python")
-    (tmp_path / ".venv" / ".made").touch()
-    result = install(tmp_path, WHEELS="no/wheels")
-    assert result.returncode == 2
-    assert "WHEELS: no/wheels is no directory" in result.stderr
-
-
-def test_fetching_wheels_asks_for_the_folder(tmp_path):
-    result = install(tmp_path, "download")
-    assert result.returncode == 2
-    assert "make wheels WHEELS=folder" in result.stderr
-
-
-# ---- locks ----
-
-
-def locked(name: str) -> dict[str, str]:
-    entries = re.findall(r"^([a-z0-9][\w.-]*)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}.*\n)+)", lock(name), re.M)
-    assert len(entries) == len(re.findall(r"^[a-z0-9].*==", lock(name), re.MULTILINE)), "an entry has no hash"
-    return {package: version for package, version, _ in entries}
-
-
-def lock(name: str) -> str:
-    return (ROOT / name).read_text()
-
-
-def wanted(name: str) -> set[str]:
-    return set(re.findall(r"^([a-z][\w-]*)", lock(name), re.MULTILINE))
-
-
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
-def test_every_package_asked_for_is_locked(name):
-    assert wanted(f"{name}.in")
-    assert wanted(f"{name}.in") <= set(locked(f"{name}.txt"))
-
-
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
-def test_a_lock_holds_no_torch_and_no_address(name):
-    assert not [package for package in locked(name) if re.match(r"torch$|triton$|nvidia-|cuda-", package)]
-    assert not re.search(r"://|--(index|extra|find|trusted)", lock(name))
-
-
-def test_both_locks_agree_on_what_they_share():
-    base, dev = locked("requirements.txt"), locked("requirements-dev.txt")
-    assert {name: dev[name] for name in base.keys() & dev.keys()} == {n: base[n] for n in base.keys() & dev.keys()}
-
-
-def test_dateutil_is_one_that_botocore_takes():
-    assert int(locked("requirements.txt")["python-dateutil"].split(".")[0]) < 3
-
-
-def test_locking_drops_torch_and_its_companions_with_their_hashes():
-    kept = "sympy==1 \\\n    --hash=a\n    # via torch\n"
-    text = f"{kept}torch==2 \\\n    --hash=b\n    # via peft\nnvidia-nccl-cu13==3\ntqdm==4\n"
-    assert without_torch(text) == f"{kept}tqdm==4\n"
-
-
 # ---- what is generated ----
 
 
@@ -263,6 +43,12 @@ def test_the_table_of_parameters_is_up_to_date():
 def test_every_parameter_is_in_the_table():
     for key in schema()["properties"]:
         assert f"\n| `{key}` |" in TARGET.read_text()
+
+
+def test_the_demos_rows_are_what_their_script_writes(tmp_path):
+    subprocess.run([sys.executable, "-m", "demo.make_data", "--output", tmp_path], cwd=ROOT, check=True)
+    for name in ("train.jsonl", "validation.jsonl"):
+        assert (tmp_path / name).read_bytes() == (ROOT / "demo" / "data" / name).read_bytes(), "make demo-data"
 
 
 def test_the_schema_of_recipes_is_a_valid_schema():
@@ -373,8 +159,8 @@ def test_no_error_is_caught_without_a_name(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None
-            cleans_up = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
-            assert cleans_up or getattr(node.type, "id", "") not in ("Exception", "BaseException")
+            passed_on = any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
+            assert passed_on or getattr(node.type, "id", "") not in ("Exception", "BaseException")
 
 
 # ---- addresses ----

@@ -4,12 +4,14 @@ import json
 import math
 import os
 import shutil
+import sys
 
 import pytest
 import torch
 from merge_cases import B0, Q0, WEIGHTS, edit_json, edit_tensors, pair, saved_adapter
 from safetensors.torch import load_file, save_file
 
+from train import proof as program
 from train import proof_logits
 from train.adapter import read_pair
 from train.errors import InputError
@@ -51,6 +53,15 @@ def test_a_finished_merge_is_proven_again_from_its_three_directories(merged):
     written = json.loads((merged[2] / "merge.json").read_text())
     assert record["files"][WEIGHTS] == written["files"][WEIGHTS]
     assert record["checks"][3]["max_error_steps"] <= 0.5 + 2**-10
+
+
+def test_the_program_prints_every_check(merged, monkeypatch, capsys):
+    names = zip(("--base", "--adapter", "--merged"), map(str, merged), strict=True)
+    monkeypatch.setattr(sys, "argv", ["proof", *(part for pair in names for part in pair), "--skip-logits"])
+    program.main()
+    printed = capsys.readouterr().out
+    assert printed.count("passed") == 5
+    assert "skipped  logits agree" in printed
 
 
 def test_a_changed_byte_outside_the_targets_is_found(merged):
@@ -133,7 +144,7 @@ def test_an_adapter_that_drowns_in_rounding_is_refused_with_the_figures(tmp_path
 
 
 def test_logits_are_not_compared_where_the_memory_does_not_suffice(merged, monkeypatch):
-    monkeypatch.setattr(proof_logits, "free_memory", lambda: 1 << 20)
+    monkeypatch.setattr(proof_logits, "memory_available", lambda: 1 << 20)
     with pytest.raises(InputError, match="--skip-logits"):
         check_memory(*read_pair(*merged[:2]))
     with pytest.raises(InputError, match=r"0\.0 GiB are free"):

@@ -111,6 +111,7 @@ def test_what_save_to_disk_wrote_is_read_and_sliced(tmp_path):
     one.save_to_disk(tmp_path / "one")
     datasets.DatasetDict(train=one, test=one.select([0])).save_to_disk(tmp_path / "two")
     assert [row.fields for row in read_hub(tmp_path / "one", dataset_split="train[:50%]")] == ROWS
+    assert [row.fields for row in read_hub(tmp_path / "one", dataset_split="train[1:3]")] == ROWS[::-1]
     assert [row.fields for row in read_hub(tmp_path / "two", dataset_split="test")] == ROWS[:1]
 
 
