@@ -48,8 +48,7 @@ def main() -> int:
     with lock_run(run) as lock:
         claim(run, plan, values)
         print(f"run {run}\n{plan.layout.processes} x {plan.layout.threads} threads: {plan.layout.reason}", flush=True)
-        status = work_through(run, plan, arguments, lock)
-    return status
+        return work_through(run, plan, arguments, lock)
 
 
 def parse_arguments() -> argparse.Namespace:

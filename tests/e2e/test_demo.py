@@ -4,8 +4,9 @@ import time
 
 import pytest
 import torch
-from tests.e2e.chain import read, run_chain
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.e2e.chain import read, run_chain
 
 
 @pytest.fixture(scope="module")

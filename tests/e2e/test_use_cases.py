@@ -1,17 +1,22 @@
-"""Other use cases on the demo's model and real or own rows, a few steps each: the validation loss falls, proofs hold."""
+"""Other use cases on the demo's model, a few steps each on real or own rows: the validation loss falls, proofs hold."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
+
 from tests.e2e.chain import read, run_chain
 from tests.tiny import ROOT
 
 SHARED = Path(os.environ.get("SHARED", ROOT.parent / "shared"))
 MEDICAL = SHARED / "data" / "medical_meadow_1000.json"
-QUICK = ["max_steps=8", "num_train_epochs=", "max_eval_samples=48", "generate_samples=2", "max_new_tokens=16",
-         "learning_rate=3.0e-3", "eval_strategy=steps", "eval_steps=8", "save_strategy=steps", "save_steps=8"]  # fmt: skip
+QUICK = [
+    *("max_steps=8", "num_train_epochs=", "learning_rate=3.0e-3", "max_eval_samples=48"),
+    *("generate_samples=2", "max_new_tokens=16"),
+    *("eval_strategy=steps", "eval_steps=8", "save_strategy=steps", "save_steps=8"),
+]
 
 
 def falls(run: Path) -> bool:
@@ -47,6 +52,5 @@ def test_full_training_learns_and_leaves_a_whole_model(tmp_path):
     run, _ = run_chain(tmp_path, "demo", "--set", *QUICK, *full, "exact_match=", "learning_rate=1.0e-3")
     assert falls(run)
     assert (run / "model" / "model.safetensors").exists() and not (run / "merged").exists()
-    from transformers import AutoModelForCausalLM
-
-    assert AutoModelForCausalLM.from_pretrained(run / "model").dtype == AutoModelForCausalLM.from_pretrained(ROOT / "demo/model").dtype
+    base, model = (AutoModelForCausalLM.from_pretrained(path) for path in (ROOT / "demo/model", run / "model"))
+    assert model.dtype == base.dtype, "stored in the base's number format"

@@ -1,7 +1,6 @@
 """Checkpoints are whole or not there; a damaged one is named and passed over."""
 
 import json
-import os
 
 import pytest
 
@@ -56,7 +55,7 @@ def test_half_written_checkpoint_is_never_chosen_and_is_removed(tmp_path):
 
 def test_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path):
     first = make(tmp_path, 2, b"first")
-    os.rename(first, tmp_path / ".checkpoint-2.old")
+    first.rename(tmp_path / ".checkpoint-2.old")
     remove_leftovers(tmp_path)
     assert (tmp_path / "checkpoint-2" / "adapter_model.safetensors").read_bytes() == b"first"
 

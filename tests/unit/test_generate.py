@@ -81,6 +81,19 @@ def test_a_prompt_that_fills_the_context_gets_an_empty_answer(world):
     assert generate_answers(model, tokenizer, [full], 5, 1) == [("", False)]
 
 
+def test_a_small_model_answers_with_one_thread_and_gives_the_others_back(world):
+    model, tokenizer = world
+    before, seen = torch.get_num_threads(), []
+    handle = model.register_forward_hook(lambda *arguments: seen.append(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(2)
+        generate_answers(model, tokenizer, ["w1"], 2, 1)
+        assert (set(seen), torch.get_num_threads()) == ({1}, 2)
+    finally:
+        handle.remove()
+        torch.set_num_threads(before)
+
+
 def test_no_prompts_give_no_answers(world):
     assert generate_answers(*world, [], 5, 4) == []
 
