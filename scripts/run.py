@@ -25,6 +25,7 @@ from train.errors import InputError, problem, run_program
 from train.layout import Layout, choose_layout
 from train.orphans import LAUNCHER_PID
 from train.preflight import check_machine, gather
+from train.prepared import PROMPTS
 from train.recipe import apply_settings, check_values, dump_recipe, read_yaml, with_defaults
 from train.rows import describe_files, find_training, find_validation
 from train.sources import find_model
@@ -47,6 +48,8 @@ def main() -> int:
     run.mkdir(parents=True, exist_ok=True)
     with lock_run(run) as lock:
         claim(run, plan, values)
+        if run_status(run) == "complete" and arguments.until == STAGES[-1]:
+            return show_again(run)
         print(f"run {run}\n{plan.layout.processes} x {plan.layout.threads} threads: {plan.layout.reason}", flush=True)
         return work_through(run, plan, arguments, lock)
 
@@ -156,6 +159,15 @@ def claim(run: Path, plan: SimpleNamespace, values: dict) -> None:
     )
 
 
+def show_again(run: Path) -> int:
+    """Say how a finished run went; the same command does nothing twice."""
+    from train.report import print_summary
+
+    print(f"{run} is complete; another value or another RUN=name makes another run.")
+    print_summary(run)
+    return 0
+
+
 def work_through(run: Path, plan: SimpleNamespace, arguments: argparse.Namespace, lock: int) -> int:
     """Run the stages that are not done yet, up to --until; returns the exit status."""
     commands = stage_commands(run, plan)
@@ -190,7 +202,7 @@ def stage_commands(run: Path, plan: SimpleNamespace) -> dict[str, tuple[Path | N
         "before": (run / "before.json", [*evaluate, "--model", model, "--output", str(run / "before.json")]),
         "train": (run / ("model" if full else "adapter"), ["-m", "train.launch", *layout, "--", *finetune]),
         "merge": (run / "merged", ["-m", "train.merge", "--base", model, "--adapter", str(run / "adapter"),
-                                   "--output", str(run / "merged")]),
+                                   "--output", str(run / "merged"), "--prompts", str(run / "data" / PROMPTS)]),
         "after": (run / "after.json", [*evaluate, *trained, "--output", str(run / "after.json")]),
         "report": (None, ["-m", "train.report", "--run", str(run)]),
     }  # fmt: skip

@@ -43,6 +43,7 @@ from train.safetensors_io import (
     workers,
 )
 
+PROMPTS_COMPARED = 8
 Pair = tuple[torch.Tensor, torch.Tensor]  # the base's and the merged bytes of one part of a tensor
 
 
@@ -52,13 +53,23 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="directory of the base model")
     parser.add_argument("--adapter", type=Path, required=True, help="directory of the adapter")
     parser.add_argument("--output", type=Path, required=True, help="where the merged model goes")
+    parser.add_argument("--prompts", type=Path, help="held-out prompts (validation_prompts.jsonl) to compare logits on")
     parser.add_argument("--skip-logits", action="store_true", help="do not load the models to compare their logits")
     arguments = parser.parse_args()
+    prompts = read_prompts(arguments.prompts)
     record = merge(
-        arguments.base, arguments.adapter, arguments.output, prompts=None, check_logits=not arguments.skip_logits
+        arguments.base, arguments.adapter, arguments.output, prompts=prompts, check_logits=not arguments.skip_logits
     )
     print_checks(record)
     print(f"merged and proven in {record['seconds']} s: {arguments.output}")
+
+
+def read_prompts(path: Path | None) -> list[str] | None:
+    """The first held-out prompts of a run; None, for the built-in ones, where there are none (rows of plain text)."""
+    if path is None or not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines()[:PROMPTS_COMPARED]
+    return [json.loads(line)["prompt"] for line in lines] or None
 
 
 def merge(

@@ -36,6 +36,7 @@ def build_trainable(recipe: SimpleNamespace, directory: Path, dtype: torch.dtype
     else:
         config = four_bit(recipe, dtype) if recipe.method == "qlora" else None
         base = load_model(directory, dtype, recipe.attn_implementation, config)
+        keep_trainable(base)
         for parameter in base.parameters():
             parameter.requires_grad_(False)
         model = get_peft_model(base, lora_config(recipe))
@@ -51,6 +52,17 @@ def four_bit(recipe: SimpleNamespace, dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=recipe.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def keep_trainable(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for inference, after which they give no gradients.
+
+    bitsandbytes 0.50 does so at the first forward in evaluation mode on a CPU with AVX512_BF16, and never back: a
+    validation before or between training steps would leave an adapter that silently learns nothing.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def lora_config(recipe: SimpleNamespace):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from data_cases import CHATML, LLAMA, make_model, prepare
 from transformers import AutoModelForCausalLM
 
 from tests.tiny import environment, make_world
@@ -87,6 +88,21 @@ def test_prompts_that_are_not_the_trained_tokens_are_refused_with_their_rows(wor
     np.save(tmp_path / "validation_ids.npy", (ids + 1) % 100)
     with pytest.raises(InputError, match="are not the tokens trained on"):
         program.evaluate(load_recipe(world.recipe), world.model, None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("chat", "bos", "kind", "expected"),
+    [(None, "<s>", "pieces", 1), (LLAMA, "<s>", "pieces", 0), (CHATML, "<s>", "bytes", 0), (None, None, "bytes", 0)],
+)
+def test_prompts_get_the_tokens_that_training_put_before_them(tmp_path, chat, bos, kind, expected):
+    model = make_model(tmp_path / "model", chat=chat, bos=bos, kind=kind)
+    rows = [{"prompt": f"say {word}", "completion": word} for word in ("one", "two", "three", "four", "five", "six")]
+    _, prepared = prepare(tmp_path, rows, model, data_format="completion", validation_size=2)
+    prompts = program.read_prompts(tmp_path / "data" / "validation_prompts.jsonl")
+    assert len(prompts) == 2
+    tokenizer = program.load_tokenizer(model)
+    prefix = program.trained_prefix(tokenizer, prompts, prepared.validation, tmp_path)
+    assert prefix == (tokenizer.bos_token_id,) * expected
 
 
 def test_a_line_separator_inside_a_prompt_does_not_cut_the_file(tmp_path):

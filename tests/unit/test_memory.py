@@ -25,7 +25,13 @@ GIGA = 1_000_000_000
 # Greatest resident size of a rank of train.finetune, in GB: 2 steps of 512 tokens a row on Linux with glibc 2.36.
 MEASURED = [
     (LLAMA, 1, 2, 3.64, {}),
-    (LLAMA, 1, 2, 5.24, {"method": "full"}),
+    (LLAMA, 1, 4, 5.64, {}),
+    (LLAMA, 1, 2, 2.18, {"gradient_checkpointing": True}),
+    (LLAMA, 1, 2, 4.18, {"method": "full", "gradient_checkpointing": True}),
+    (LLAMA, 2, 2, 2.31, {"per_device_train_batch_size": 2}),
+    (WIDER, 1, 2, 2.89, {"method": "qlora", "per_device_train_batch_size": 2}),
+    (WIDER, 1, 2, 3.18, {"per_device_train_batch_size": 2}),
+    (QWEN, 1, 2, 6.29, {"method": "full", "per_device_train_batch_size": 2}),
 ]
 
 
