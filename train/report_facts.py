@@ -205,10 +205,10 @@ def percent(share: float) -> str:
 
 
 def short(value: float) -> str:
-    """Three figures, or four significant digits where it is small; never in powers of ten below a million."""
+    """Three figures; in powers of ten only from a million on."""
     if abs(value) >= 1e6:
         return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def duration(seconds: float) -> str:

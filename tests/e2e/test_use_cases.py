@@ -39,7 +39,7 @@ def test_quotes_learns_over_a_four_bit_base(tmp_path):
     rows = (json.loads(line) for line in (ROOT / "demo/data/train.jsonl").read_text().splitlines()[:300])
     with quotes.open("w") as file:
         for row in rows:
-            tags = row["output"].split(" | ")
+            tags = row["output"].split(" / ")
             file.write(json.dumps({"quote": row["input"], "author": "nobody", "tags": tags}) + "\n")
     data = ["--model", "demo/model", "--data", str(quotes)]
     run, _ = run_chain(tmp_path, "quotes", *data, "--set", *QUICK)

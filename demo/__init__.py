@@ -1,0 +1,1 @@
+"""The demo's rows and base model, and how they are made."""
