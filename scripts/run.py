@@ -20,11 +20,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from scripts.runs import identity, lock_run, run_status
-from train.checkpoint import write_json
-from train.errors import InputError, problem, run_program
-from train.layout import Layout, choose_layout
+from train.errors import InputError, attempt, problem, run_program
+from train.files import write_json
+from train.layout import Layout, choose_layout, thread_settings
 from train.orphans import LAUNCHER_PID
-from train.preflight import check_machine, gather
+from train.preflight import check_machine
 from train.prepared import PROMPTS
 from train.recipe import apply_settings, check_values, dump_recipe, read_yaml, with_defaults
 from train.rows import describe_files, find_training, find_validation
@@ -107,13 +107,13 @@ def make_plan(values: dict, arguments: argparse.Namespace, path: Path, problems:
     """Recipe, layout, model, data and identity of the run; what is wrong with any of them goes into `problems`."""
     where = path.relative_to(ROOT)
     plan = SimpleNamespace(recipe=None, layout=None, model=None, sources={}, identity="")
-    plan.layout = gather(problems, choose_layout, wanted_processes(arguments), arguments.threads)
+    plan.layout = attempt(problems, choose_layout, wanted_processes(arguments), arguments.threads)
     if problems:
         return plan
     plan.recipe = with_defaults(values)
-    plan.model = gather(problems, find_model, plan.recipe, where)
-    for origin in (gather(problems, find_training, plan.recipe, where), find_validation(plan.recipe)):
-        plan.sources.update((gather(problems, describe_files, origin) or {}) if origin else {})
+    plan.model = attempt(problems, find_model, plan.recipe, where)
+    for origin in (attempt(problems, find_training, plan.recipe, where), find_validation(plan.recipe)):
+        plan.sources.update((attempt(problems, describe_files, origin) or {}) if origin else {})
     if plan.model:
         run = arguments.runs_dir / (arguments.run or arguments.overlay)
         problems += check_machine(plan.recipe, plan.model, plan.layout, run, where)
@@ -213,10 +213,9 @@ def stage_commands(run: Path, plan: SimpleNamespace) -> dict[str, tuple[Path | N
 
 def run_stage(command: list[str], layout: Layout, stage: str, lock: int) -> int:
     """Run one program to its end and pass signals on to it; returns the chain's exit status for how it ended."""
-    cores = layout.processes * layout.threads
     environment = os.environ | {LAUNCHER_PID: str(os.getpid()), "PYTHONPATH": str(ROOT)}
-    if stage != "train":
-        environment["OMP_NUM_THREADS"] = str(cores)
+    if stage != "train":  # one process with all the cores; the launcher sets those of the training itself
+        environment |= thread_settings(layout.processes * layout.threads)
     received: list[int] = []
     # The child holds the lock too: it is free only when no process of this run is left.
     process = subprocess.Popen([sys.executable, *command], env=environment, pass_fds=(lock,))

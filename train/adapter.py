@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from train.base_model import RECORD, Base, attempt, identity_problems, read_base, read_json, skeleton, stored_tensors
-from train.errors import InputError, problem
-from train.safetensors_io import FLOAT_DTYPES, Shard, Tensor, blocks, hash_file, read_rows, read_shard
+from train.base_model import RECORD, Base, identity_problems, read_base, read_json, skeleton, stored_tensors
+from train.errors import InputError, attempt, problem
+from train.files import hash_file
+from train.safetensors_io import FLOAT_DTYPES, Shard, Tensor, blocks, read_rows, read_shard
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -1,7 +1,6 @@
 """A base model's directory: its weight files, its structure without weights, and the record that identifies it."""
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 
 import torch
 
-from train.errors import InputError, problem
-from train.safetensors_io import Shard, Tensor, hash_file, read_shard, without_duplicates
+from train.errors import InputError, attempt, problem
+from train.files import hash_file
+from train.safetensors_io import Shard, Tensor, read_shard, without_duplicates
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -27,15 +27,6 @@ class Base:
     shards: dict[str, Shard]
     tensors: dict[str, Tensor]
     index: bytes | None
-
-
-def attempt(problems: list[str], function: Callable, *arguments: Any) -> Any:
-    """The function's result, or None with its InputError's problems added to the list, to find all at once."""
-    try:
-        return function(*arguments)
-    except InputError as error:
-        problems.extend(error.problems)
-        return None
 
 
 def read_json(path: Path, fix: str) -> dict[str, Any]:

@@ -4,39 +4,22 @@ checkpoints/checkpoint-40/                 complete: manifest.json holds size an
 checkpoints/.checkpoint-60.tmp/            being written, or left by a kill: never read, removed at the next start
 """
 
-import hashlib
 import json
-import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from train.files import hash_file, sync, write_json
+
 MANIFEST = "manifest.json"
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON under a temporary name and rename it: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def seal(directory: Path, final: Path) -> None:
     """Give a finished directory its manifest, bring it to the disk and rename it to `final`, replacing an older one."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     with ThreadPoolExecutor(max_workers=4) as pool:
-        hashes = list(pool.map(file_sha256, files))
+        hashes = list(pool.map(hash_file, files))
     entries = {
         str(path.relative_to(directory)): {"size": path.stat().st_size, "sha256": sha256}
         for path, sha256 in zip(files, hashes, strict=True)
@@ -57,15 +40,6 @@ def seal(directory: Path, final: Path) -> None:
     sync(final.parent)
 
 
-def sync(path: Path) -> None:
-    """Bring a file or a directory's names to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def damage(directory: Path) -> str | None:
     """What is wrong with a sealed directory: no manifest, a file missing, of another size or with other bytes."""
     try:
@@ -78,7 +52,7 @@ def damage(directory: Path) -> str | None:
             return f"lacks {name}"
         if path.stat().st_size != entry["size"]:
             return f"{name} has {path.stat().st_size} bytes, the manifest says {entry['size']}"
-        if file_sha256(path) != entry["sha256"]:
+        if hash_file(path) != entry["sha256"]:
             return f"{name} is not what was written (sha256 differs)"
     return None
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from train.orphans import die_with_parent
 
@@ -21,6 +22,15 @@ def problem(where: object, key: str, what: str, fix: str) -> str:
     """One message: `where: key: what`, and on the next line the fix. `key` may be empty."""
     place = f"{where}: {key}" if key else f"{where}"
     return f"{place}: {what}\n  fix: {fix}"
+
+
+def attempt(problems: list[str], function: Callable, *arguments: Any) -> Any:
+    """The function's result, or None with its InputError's problems added to the list, to find all at once."""
+    try:
+        return function(*arguments)
+    except InputError as error:
+        problems.extend(error.problems)
+        return None
 
 
 def report_problems(error: InputError) -> None:

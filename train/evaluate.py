@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from train.checkpoint import write_json
 from train.data_tokens import load_tokenizer, own_prefix
 from train.errors import InputError, problem, run_program
-from train.generate import batch_size_for, generate_answers, prompt_ids, tty
+from train.files import write_json
+from train.generate import batch_size_for, enough_threads, generate_answers, prompt_ids, tty
 from train.hardware import choose_dtype
 from train.libraries import set_up_libraries
 from train.prepared import TokenRows, load_prepared
@@ -130,7 +130,7 @@ def validation_loss(model: Any, rows: TokenRows, batch_size: int) -> tuple[float
     order = sorted(range(len(rows)), key=lambda i: int(rows.lengths[i]), reverse=True)
     total, count = torch.zeros((), dtype=torch.float64), 0
     bar = tqdm(total=len(order), desc="validating", unit="row", file=sys.stderr, mininterval=0.5 if tty() else 15)
-    with bar, torch.inference_mode():
+    with bar, torch.inference_mode(), enough_threads(model):
         for start in range(0, len(order), batch_size):
             batch = [rows[i] for i in order[start : start + batch_size]]
             loss, tokens = batch_loss(model, batch)

@@ -14,7 +14,7 @@ import socket
 import sys
 
 from train.errors import InputError, problem, run_program
-from train.layout import choose_layout
+from train.layout import choose_layout, thread_settings
 from train.orphans import LAUNCHER_PID
 
 
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="-- and the arguments of train.finetune")
     arguments = parser.parse_args()
     layout = choose_layout(arguments.nproc, arguments.threads)
-    os.environ["OMP_NUM_THREADS"] = str(layout.threads)
+    os.environ.update(thread_settings(layout.threads))
     os.environ[LAUNCHER_PID] = str(os.getpid())
     return launch(layout.processes, [part for part in arguments.rest if part != "--"])
 

@@ -4,6 +4,7 @@ Every process holds the weights, so the default is one process a NUMA node, neve
 two hyper-threads share the units that multiply matrices.
 """
 
+import os
 from dataclasses import asdict, dataclass
 
 from train.errors import InputError, problem
@@ -48,6 +49,15 @@ def choose_layout(processes: int | None = None, threads: int | None = None, cpus
     else:
         why = f"{processes} process{'es' if processes > 1 else ''} asked for ({seen})"
     return Layout(processes, threads or max(1, cores // processes), why)
+
+
+def thread_settings(threads: int) -> dict[str, str]:
+    """Environment of a process with `threads` threads.
+
+    Threads that wait sleep instead of spinning: beside other work on the same cores spinning made generation with two
+    threads six times slower (40 s against 6.8 s for 200 answers of a small model on two busy cores).
+    """
+    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
 
 
 def describe(cpus: Cpus) -> str:

@@ -22,8 +22,9 @@ import torch
 from tqdm import tqdm
 
 from train.adapter import CONFIG, WEIGHTS, Adapter, Target, read_pair
-from train.base_model import INDEX, RECORD, Base, attempt, identity_problems
-from train.errors import InputError, problem, run_program
+from train.base_model import INDEX, RECORD, Base, identity_problems
+from train.errors import InputError, attempt, problem, run_program
+from train.files import hash_file
 from train.merge_output import FIXES, MADE_BY, MARK, carry, check_output, check_space, put_in_place, workplace
 from train.proof import print_checks, prove
 from train.proof_logits import check_memory
@@ -35,7 +36,6 @@ from train.safetensors_io import (
     Tensor,
     as_bytes,
     blocks,
-    hash_file,
     in_order,
     ranges,
     read_bytes,

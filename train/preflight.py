@@ -4,25 +4,14 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-from train.errors import InputError, problem
+from train.errors import attempt, problem
 from train.hardware import memory_available
 from train.layout import Layout
 
 TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}
-
-
-def gather(problems: list[str], step: Callable, *arguments) -> Any:
-    """The step's result; where it raises InputError, its problems are added to the list and the result is None."""
-    try:
-        return step(*arguments)
-    except InputError as error:
-        problems += error.problems
-        return None
 
 
 def check_machine(recipe: SimpleNamespace, model: Path, layout: Layout, run: Path, where: object) -> list[str]:
@@ -31,9 +20,9 @@ def check_machine(recipe: SimpleNamespace, model: Path, layout: Layout, run: Pat
     from train.sources import check_model
 
     problems: list[str] = []
-    gather(problems, check_batch, recipe, layout.processes, where)
+    attempt(problems, check_batch, recipe, layout.processes, where)
     if recipe.ddp_backend != "auto":
-        gather(problems, require_backend, recipe.ddp_backend, where)
+        attempt(problems, require_backend, recipe.ddp_backend, where)
     absent = check_packages(recipe, where)
     broken = check_model(model, recipe.method)
     problems += absent + broken
@@ -53,7 +42,7 @@ def check_packages(recipe: SimpleNamespace, where: object) -> list[str]:
     if recipe.use_ipex:
         from train.model import require_ipex
 
-        gather(problems, require_ipex, where)
+        attempt(problems, require_ipex, where)
     if recipe.attn_implementation == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         what = "flash_attention_2 needs a GPU and the package flash-attn, which is not installed"
         problems.append(problem(where, "attn_implementation", what, "set attn_implementation: sdpa"))

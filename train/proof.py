@@ -16,9 +16,10 @@ from tqdm import tqdm
 from train.adapter import read_pair
 from train.base_model import INDEX, Base, read_json
 from train.errors import InputError, problem, run_program
+from train.files import hash_file
 from train.proof_logits import check_memory, compare_logits
 from train.proof_tensors import AGAIN, Seen, compare_shard
-from train.safetensors_io import hash_file, read_shard
+from train.safetensors_io import read_shard
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoConfig
 
 from train.base_model import describe_base
-from train.checkpoint import seal, write_json
+from train.checkpoint import seal
+from train.files import write_json
 from train.hardware import describe_hardware
 
 BASE_RECORD = "base_model.json"

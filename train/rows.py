@@ -3,7 +3,6 @@
 Row numbers count from 1, as in the file (see data_files).
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from train.data_files import Numbered, named_rows, read_file, unreadable
 from train.data_hub import dataset_files, find_dataset, read_dataset
 from train.data_shape import rename_hint, to_messages, to_text
 from train.errors import InputError, problem
+from train.files import hash_file
 from train.recipe_rules import FORMAT_FIELDS
 
 OPTIONAL = {"input"}  # may be absent from a row and from the file
@@ -65,8 +65,7 @@ def describe_files(origin: Origin) -> dict[str, dict[str, Any]]:
     described = {}
     for name, path in origin.files.items():
         try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hash_file(path)
         except OSError as error:
             raise InputError(unreadable(path, error)) from None
         described[name] = {"size": path.stat().st_size, "sha256": digest}

@@ -211,9 +211,3 @@ class SideHash:
         while self._waiting:
             self._waiting.popleft().result()
         return self._hash.hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, read block by block."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -121,14 +121,3 @@ def cut_short(path: Path) -> str | None:
     end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
     wanted = 8 + length + end
     return None if size == wanted else f"has {size} bytes, its header says {wanted}"
-
-
-def stop_tokens(tokenizer, model_directory: Path) -> set[int]:
-    """Ids that end an answer: the tokenizer's end token and those the model's generation_config and config name."""
-    ids = {tokenizer.eos_token_id}
-    for name in ("generation_config.json", "config.json"):
-        path = model_directory / name
-        if path.is_file():
-            named = json.loads(path.read_text()).get("eos_token_id")
-            ids.update(named if isinstance(named, list) else [named])
-    return {token for token in ids if token is not None}

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from train.checkpoint import damage, newest_valid, remove_leftovers, rotate, seal, steps_of, write_json
+from train.checkpoint import damage, newest_valid, remove_leftovers, rotate, seal, steps_of
+from train.files import write_json
 
 
 def make(root, step, content=b"weights", final=True):
