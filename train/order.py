@@ -13,6 +13,9 @@ from torch.utils.data import Dataset, Sampler
 
 EMPTY_ROW = -1
 IGNORED = -100
+# Every new length costs the CPU's matrix library a new kernel, compiled and kept: padding the demo's batches to their
+# longest row took 2.2 GB of memory in the end instead of 1.3.
+PAD_TO = 32
 
 
 class GlobalOrder(Sampler):
@@ -73,12 +76,12 @@ class WithEmptyRows(Dataset):
 
 
 def pad_batch(rows: list[dict[str, torch.Tensor]], pad_token: int) -> dict[str, torch.Tensor]:
-    """Rows padded on the right to the longest: `input_ids` and `labels`, both [rows, length].
+    """Rows padded on the right to the longest, rounded up to PAD_TO: `input_ids` and `labels`, both [rows, length].
 
     No attention mask: with causal attention no token sees what stands to its right, so padding on the right changes
     nothing that carries loss, and attention without a mask is the faster kernel.
     """
-    length = max(len(row["input_ids"]) for row in rows)
+    length = -(-max(len(row["input_ids"]) for row in rows) // PAD_TO) * PAD_TO
     input_ids = torch.full((len(rows), length), pad_token, dtype=torch.long)
     labels = torch.full((len(rows), length), IGNORED, dtype=torch.long)
     for number, row in enumerate(rows):

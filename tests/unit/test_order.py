@@ -54,8 +54,8 @@ def test_validation_rows_are_shared_out_evenly_and_once(world):
     assert sorted(rows) == list(range(23))
 
 
-def test_padding_carries_no_loss():
+def test_padding_carries_no_loss_and_gives_few_lengths():
     rows = WithEmptyRows([{"input_ids": torch.tensor([5, 6, 7]), "labels": torch.tensor([-100, 6, 7])}], pad_token=9)
     batch = pad_batch([rows[0], rows[EMPTY_ROW]], pad_token=9)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 9, 9]]
-    assert batch["labels"].tolist() == [[-100, 6, 7], [-100, -100, -100]]
+    assert batch["input_ids"].tolist() == [[5, 6, 7] + [9] * 29, [9] * 32]
+    assert batch["labels"].tolist() == [[-100, 6, 7] + [-100] * 29, [-100] * 32]
