@@ -86,7 +86,7 @@ test: lint ## Formatting, linters, generated files, unit tests, every bad input,
 	$(PYTHON) -m pytest -m "not faults"
 
 .PHONY: test-faults
-test-faults: $(DEV) ## Kills at random moments, and one recipe on several layouts of processes (many minutes).
+test-faults: $(DEV) ## Kills at random moments, one recipe on several layouts of processes, use cases (many minutes).
 	$(PYTHON) -m pytest -m faults
 
 .PHONY: lint

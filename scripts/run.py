@@ -163,7 +163,7 @@ def show_again(run: Path) -> int:
     """Say how a finished run went; the same command does nothing twice."""
     from train.report import print_summary
 
-    print(f"{run} is complete; another value or another RUN=name makes another run.")
+    print(f"run {run}\ncomplete; another value or another RUN=name makes another run.")
     print_summary(run)
     return 0
 

@@ -30,11 +30,7 @@ def save_result(trainer, recipe: SimpleNamespace, tokenizer, base: Path, run: Pa
         aside.mkdir(parents=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if recipe.method == "full":
-            # Saved as the base was stored: trained in float32, but nobody wants the file to double.
-            stored = getattr(AutoConfig.from_pretrained(base, local_files_only=True), "dtype", None) or torch.float32
-            weights = {name: tensor.to(stored) for name, tensor in weights.items()}
-            model.config.dtype, model.config.use_cache = stored, True
-            model.save_pretrained(aside, state_dict=weights)
+            save_as_stored(model, weights, base, aside)
             copy_generation_config(base, aside)
         else:
             model.save_pretrained(aside, state_dict=weights, save_embedding_layers=False)
@@ -58,6 +54,15 @@ def gather_weights(trainer, recipe: SimpleNamespace) -> dict[str, torch.Tensor] 
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=recipe.method != "full")
     return get_model_state_dict(trainer.model, options=options)
+
+
+def save_as_stored(model, weights: dict[str, torch.Tensor], base: Path, target: Path) -> None:
+    """Write trained weights in the base's number format: trained in float32, but nobody wants the file to double."""
+    stored = AutoConfig.from_pretrained(base, local_files_only=True).dtype or torch.float32
+    model.config.use_cache = True
+    model.save_pretrained(target, state_dict={name: tensor.to(stored) for name, tensor in weights.items()})
+    config = json.loads((target / "config.json").read_text())  # says the trained model's format, not the file's
+    write_json(target / "config.json", config | {"dtype": str(stored).removeprefix("torch.")})
 
 
 def copy_generation_config(base: Path, target: Path) -> None:
