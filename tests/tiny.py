@@ -95,8 +95,15 @@ def finetune(world: SimpleNamespace, run: Path, processes: int) -> subprocess.Co
 def curve(run: Path) -> list[tuple]:
     """What a run learned, step by step: (step, loss or validation loss, gradient norm, learning rate); 0 for none."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line.get("loss", line.get("eval_loss")), line.get("grad_norm", 0.0), line.get("learning_rate", 0.0))
-            for line in lines]  # fmt: skip
+    return [
+        (
+            line["step"],
+            line.get("loss", line.get("eval_loss")),
+            line.get("grad_norm", 0.0),
+            line.get("learning_rate", 0.0),
+        )
+        for line in lines
+    ]
 
 
 def adapter_bytes(run: Path) -> bytes:
