@@ -22,7 +22,6 @@ STEPWISE = {
     "eval_steps": 2,
     "save_strategy": "steps",
     "save_steps": 2,
-    "num_train_epochs": 24,
 }
 STEPWISE_KILLS = ["one rank", "all ranks", "launcher", "while a checkpoint is written"]
 KILLS = {
