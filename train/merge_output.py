@@ -7,7 +7,6 @@ moment in which an earlier merge is replaced. What lies at OUTPUT itself is alwa
 import errno
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from train.base_model import INDEX, Base
 from train.errors import InputError, problem
+from train.files import sync
 
 MADE_BY = "tunefleet train.merge"
 MARK = ".merging"  # lies in OUTPUT.tmp while a merge works there, locked
@@ -113,15 +113,6 @@ def put_in_place(place: Path, output: Path) -> None:
     sync(output.parent)
     if old.exists():
         shutil.rmtree(old)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or a directory is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def carry(base: Path, adapter: Path, place: Path) -> dict[str, list[str]]:
