@@ -1,0 +1,95 @@
+"""What a runtime loads: an archive of the blobs that arrived, written straight into its stdin. Python 3.8, standard library.
+
+One tar serves all: an OCI image layout (containerd, Docker with its containerd store) that also carries Docker's older
+manifest.json. Layers the runtime already has are left out; measured to be accepted by containerd 1.6, Docker 20.10 and
+Podman 4.3, each of which looks in its own store first.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import subprocess
+import tarfile
+
+from ansible_collections.tunefleet.nodes.plugins.module_utils.chunks import blob_path, hash_file
+from ansible_collections.tunefleet.nodes.plugins.module_utils.tools import NodeError, find
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+def small_blobs(image):
+    """Manifest and config: they come with the request."""
+    return {
+        image["digest"]: base64.b64decode(image["manifest_bytes"]),
+        image["config"]: base64.b64decode(image["config_bytes"]),
+    }
+
+
+def index(image, name):
+    entry = {
+        "mediaType": MANIFEST,
+        "digest": image["digest"],
+        "size": len(small_blobs(image)[image["digest"]]),
+        "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rsplit(":", 1)[1]},
+    }
+    return {"schemaVersion": 2, "manifests": [entry]}
+
+
+def verify(image, directory, missing):
+    """Every blob that arrived is what its name says, or it is deleted, so that the next push brings it again."""
+    for digest in missing:
+        path = blob_path(directory, digest)
+        if not os.path.exists(path):
+            raise NodeError("%s did not arrive" % digest, "push again")
+        found = hash_file(path)
+        if found != digest:
+            os.unlink(path)
+            raise NodeError(
+                "a layer was changed on this node's disk after it arrived: %s instead of %s" % (found, digest),
+                "it was deleted; check the disk, then push again",
+            )
+
+
+def write_archive(stream, image, name, directory, missing, unpacked):
+    """The tar. With `unpacked`, layers are decompressed on the way: Docker before 23 does not know zstd."""
+    with tarfile.open(fileobj=stream, mode="w|") as tar:
+
+        def add(path, data):
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+        docker = {
+            "Config": blob_name(image["config"]),
+            "RepoTags": [name],
+            "Layers": [blob_name(layer["digest"]) for layer in image["layers"]],
+        }
+        add("oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        add("index.json", json.dumps(index(image, name)).encode())
+        add("manifest.json", json.dumps([docker]).encode())
+        for digest, data in small_blobs(image).items():
+            add(blob_name(digest), data)
+        written = set()
+        for layer in image["layers"]:
+            if layer["digest"] in missing and layer["digest"] not in written:
+                written.add(layer["digest"])
+                add_layer(tar, layer, blob_path(directory, layer["digest"]), unpacked)
+
+
+def add_layer(tar, layer, path, unpacked):
+    member = tarfile.TarInfo(blob_name(layer["digest"]))
+    if not unpacked or not layer["media_type"].endswith("zstd"):
+        member.size = layer["size"]
+        with open(path, "rb") as blob:
+            tar.addfile(member, blob)
+        return
+    member.size = layer["unpacked_size"]
+    with subprocess.Popen([find("zstd"), "-dcq", path], stdout=subprocess.PIPE) as process:
+        tar.addfile(member, process.stdout)
+
+
+def blob_name(digest):
+    return "blobs/sha256/" + digest.split(":", 1)[1]

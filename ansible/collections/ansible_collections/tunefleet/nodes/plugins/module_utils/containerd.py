@@ -1,0 +1,112 @@
+"""containerd, in the namespace Kubernetes uses; also the one inside k3s and RKE2. Python 3.8, standard library."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from ansible_collections.tunefleet.nodes.plugins.module_utils.archive import write_archive
+from ansible_collections.tunefleet.nodes.plugins.module_utils.tools import LONG, NodeError, feed, run
+
+INCOMING = "tunefleet.invalid/incoming:"  # an image has this name until it is proven whole: nothing can ask for it
+PINNED = "io.cri-containerd.pinned=pinned"  # the kubelet's garbage collection spares it
+
+
+class Containerd:
+    needs_unpacked = False
+
+    def __init__(self, kind, socket, ctr, root):
+        self.kind, self.root = kind, root
+        self.ctr = ctr + ["--address", socket, "--namespace", "k8s.io"]
+        for line in run([*ctr, "--address", socket, "version"]).split("Server:")[-1].splitlines():
+            if "Version:" in line:
+                self.version = line.split(":", 1)[1].strip()
+
+    def check(self, image):
+        """Nothing containerd cannot load: zstd since 1.5."""
+
+    def held(self, image):
+        """Digests of its layers that need not be brought: compressed blobs in the content store."""
+        there = set(run([*self.ctr, "content", "ls", "--quiet"]).split())
+        return [layer["digest"] for layer in image["layers"] if layer["digest"] in there]
+
+    def references(self):
+        """name -> (digest, whole) of every image: whole means all blobs there and unpacked."""
+        found = {}
+        for line in run([*self.ctr, "images", "check"]).splitlines()[1:]:
+            words = line.split()
+            if len(words) > 4 and words[2].startswith("sha256:"):
+                found[words[0]] = (words[2], words[3] == "complete" and words[-1] == "true")
+        return found
+
+    def has(self, image):
+        """Whether the image is there under its name and its digest, whole and pinned."""
+        references = self.references()
+        names = (image["name"], by_digest(image))
+        return all(references.get(name) == (image["digest"], True) for name in names) and self.is_pinned(image["name"])
+
+    def is_pinned(self, name):
+        return PINNED in run([*self.ctr, "images", "ls", "name==" + name])
+
+    def bring_in(self, image, directory, missing):
+        incoming = INCOMING + image["digest"].split(":")[1]
+        try:
+            feed(
+                [*self.ctr, "images", "import", "-"],
+                lambda stream: write_archive(stream, image, incoming, directory, missing, unpacked=False),
+            )
+            if self.references().get(incoming) != (image["digest"], True):
+                raise NodeError("containerd imported the image, but does not hold it whole", "push again")
+        except BaseException:
+            # An import that fails while unpacking leaves an image that could be started: away with it.
+            self.forget(image["digest"])
+            raise
+        for name in (image["name"], by_digest(image)):
+            run([*self.ctr, "images", "tag", "--force", incoming, name])
+            run([*self.ctr, "images", "label", name, PINNED])
+        run([*self.ctr, "images", "rm", incoming])
+
+    def forget(self, digest):
+        names = [name for name, (found, _) in self.references().items() if found == digest]
+        if names:
+            run([*self.ctr, "images", "rm", "--sync", *names], seconds=LONG)
+        return names
+
+    def leftovers(self):
+        return [name for name in self.references() if name.startswith(INCOMING)]
+
+    def drop_leftover(self, name):
+        self.forget(self.references()[name][0])
+
+    def remove(self, image):
+        return self.forget(image["digest"])
+
+    def users(self, image):
+        """Containers made from it."""
+        names = {name for name, (digest, _) in self.references().items() if digest == image["digest"]}
+        using = []
+        for line in run([*self.ctr, "containers", "ls"]).splitlines()[1:]:
+            words = line.split()
+            if len(words) > 1 and words[1] in names:
+                using.append(words[0])
+        return using
+
+    def pins(self):
+        return True
+
+
+def by_digest(image):
+    return image["name"].rsplit(":", 1)[0] + "@" + image["digest"]
+
+
+def config_root(path, default):
+    """The directory containerd was told to keep images in; `default` where its configuration does not say."""
+    if os.path.exists(path):
+        with open(path) as lines:
+            for line in lines:
+                key, _, value = line.partition("=")
+                if key.strip() == "root":
+                    return json.loads(value.strip()) if value.strip().startswith('"') else value.strip().strip("'")
+                if line.startswith("["):
+                    break  # only the keys before the first table are containerd's own
+    return default

@@ -1,0 +1,123 @@
+"""Which container runtime a node has, asked of the node. Python 3.8, standard library."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from ansible_collections.tunefleet.nodes.plugins.module_utils.containerd import Containerd, config_root
+from ansible_collections.tunefleet.nodes.plugins.module_utils.docker import Docker
+from ansible_collections.tunefleet.nodes.plugins.module_utils.storage import Storage
+from ansible_collections.tunefleet.nodes.plugins.module_utils.tools import NodeError, find
+
+SOCKETS = {
+    "k3s": "/run/k3s/containerd/containerd.sock",
+    "rke2": "/run/k3s/containerd/containerd.sock",
+    "containerd": "/run/containerd/containerd.sock",
+    "crio": "/var/run/crio/crio.sock",
+    "docker": "/var/run/docker.sock",
+}
+PROGRAMS = {"k3s": "k3s", "rke2": "rke2", "containerd": "ctr", "crio": "crio", "docker": "docker", "podman": "podman"}
+KINDS = tuple(PROGRAMS)
+
+
+def find_runtime(wanted):
+    """The runtime of this node, or the wanted kind. Raises NodeError when there is none, or it does not answer."""
+    kind = wanted if wanted != "auto" else detect()
+    check_socket(kind)
+    if kind == "docker":
+        return Docker(need("docker", kind))
+    if kind in ("crio", "podman"):
+        return Storage(kind, need("podman", kind))
+    if kind == "containerd":
+        root = config_root("/etc/containerd/config.toml", "/var/lib/containerd")
+        return Containerd(kind, SOCKETS[kind], [need("ctr", kind)], root)
+    # k3s carries ctr inside its one program; RKE2 unpacks it beside its data.
+    ctr = [find("k3s"), "ctr"] if kind == "k3s" and find("k3s") else [need("ctr", kind)]
+    return Containerd(kind, SOCKETS[kind], ctr, "/var/lib/rancher/%s/agent/containerd" % kind)
+
+
+def detect():
+    """What the kubelet uses; without one, what is there."""
+    endpoint = kubelet_endpoint()
+    if endpoint:
+        for kind, path in SOCKETS.items():
+            if os.path.basename(os.path.dirname(path)) in endpoint or kind in endpoint:
+                return flavour(kind)
+    for kind in ("k3s", "crio"):
+        if os.path.exists(SOCKETS[kind]):
+            return flavour(kind)
+    # Docker brings a containerd of its own: where both are and no kubelet, Docker is what people use.
+    for kind in ("docker", "containerd"):
+        if listens(SOCKETS[kind]):
+            return kind
+    for kind in ("docker", "containerd", "podman", "k3s", "rke2"):
+        if find(PROGRAMS[kind]):
+            return kind
+    raise NodeError(
+        "there is no container runtime this knows (%s)" % ", ".join(KINDS),
+        "install one, or set tunefleet_image_runtime in the inventory",
+    )
+
+
+def flavour(kind):
+    """k3s and RKE2 share a socket path; the data directory tells them apart."""
+    if kind in ("k3s", "rke2"):
+        return "rke2" if os.path.isdir("/var/lib/rancher/rke2") else "k3s"
+    return kind
+
+
+def kubelet_endpoint():
+    """--container-runtime-endpoint of a running kubelet, '' where none runs or it does not say."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/cmdline" % pid, "rb") as line:
+                words = line.read().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if os.path.basename(words[0]) == "kubelet":
+            return endpoint_in(words)
+    return ""
+
+
+def endpoint_in(words):
+    for number, word in enumerate(words):
+        if word.startswith("--container-runtime-endpoint"):
+            return word.split("=", 1)[1] if "=" in word else words[number + 1]
+        if word.startswith("--config="):
+            try:
+                with open(word.split("=", 1)[1]) as lines:
+                    for line in lines:
+                        if line.startswith("containerRuntimeEndpoint:"):
+                            return line.split(":", 1)[1].strip().strip("\"'")
+            except OSError:
+                continue
+    return "unix:///run/containerd/containerd.sock"  # the kubelet's default on Linux
+
+
+def check_socket(kind):
+    path = SOCKETS.get(kind)
+    if path and not listens(path):
+        raise NodeError(
+            "%s does not answer at %s" % (kind, path),
+            "start it on the node (systemctl start %s), or set tunefleet_image_runtime" % kind,
+        )
+
+
+def listens(path):
+    if not os.path.exists(path):
+        return False
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        try:
+            client.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def need(program, kind):
+    path = find(program)
+    if not path:
+        raise NodeError("%s is there, but not the program %s" % (kind, program), "install %s on the node" % program)
+    return path
