@@ -28,7 +28,7 @@ class ActionModule(ActionBase):
         }
         say = Display().display
         say(f"\n  {image.name} {image.digest}")
-        say("".join(f"  {line}\n" for line in table(rows, given["stage"])))
+        say("".join(f"  {line}\n" for line in table(rows, given["stage"], image.digest)))
         for name, row in rows.items():
             if row["problem"]:
                 say(f"  {name}: {row['problem']}", color="red")

@@ -1,6 +1,7 @@
 """Runs one step of module_utils/node.py on the node. Documentation: plugins/modules/image_step.py."""
 
 import json
+import time
 from pathlib import Path
 
 from ansible.plugins.action import ActionBase
@@ -38,8 +39,9 @@ class ActionModule(ActionBase):
             "check": check,
         }
         sent = bundle(*PROGRAMS) + json.dumps(request).encode()
+        began = time.monotonic()
         done = self._low_level_execute_command(command("node", configured_interpreter(task_vars)), in_data=sent)
-        return {**result, **read_answer(done)}
+        return {**result, "seconds": round(time.monotonic() - began, 1), **read_answer(done)}
 
 
 def read_answer(done: dict) -> dict:

@@ -24,17 +24,14 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s
 SPARE = 256 << 20  # bytes a push leaves free besides
 
 
-def look(request):
+def look(request, runtime):
     """What this node is and has; changes nothing."""
-    runtime = find_runtime(request["runtime"])
     image = request["image"]
     runtime.check(image)
     has = runtime.has(image)
     held = [layer["digest"] for layer in image["layers"]] if has else runtime.held(image)
     missing = {layer["digest"]: layer for layer in image["layers"] if layer["digest"] not in held}
     answer = {
-        "runtime": runtime.kind,
-        "version": runtime.version,
         "has": has,
         "able": not has,  # to take it, and in need of it
         "pins": runtime.pins(),
@@ -96,13 +93,13 @@ def stale(directory, has):
     return [path for path in found if has or path != directory]
 
 
-def clear(request):
+def clear(request, runtime):
     """Away with what other pushes left; what has arrived of this image stays, as long as it is needed."""
-    has = find_runtime(request["runtime"]).has(request["image"])
-    return {"changed": clean(request, keep=None if has else request["directory"])}
+    has = runtime.has(request["image"])
+    return {"changed": clean(request, runtime, keep=None if has else request["directory"])}
 
 
-def prepare(request):
+def prepare(request, runtime):
     """A directory for the blobs, for the user who writes them."""
     directory, changed = request["directory"], False
     os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
@@ -117,24 +114,22 @@ def prepare(request):
     return {"changed": changed}
 
 
-def bring_in(request):
+def bring_in(request, runtime):
     """Verify every blob, import, and leave nothing but the image."""
     image, directory = request["image"], request["directory"]
-    runtime = find_runtime(request["runtime"])
     if runtime.has(image):
-        return {"changed": clean(request), "has": True}
+        return {"changed": clean(request, runtime), "has": True}
     missing = request["missing"]
     verify(image, directory, missing)
     runtime.bring_in(image, directory, missing)
     if not runtime.has(image):
         raise NodeError("the runtime took the image, but does not show it under its digest", "push again")
-    clean(request)
+    clean(request, runtime)
     return {"changed": True, "has": True}
 
 
-def clean(request, keep=None):
+def clean(request, runtime, keep=None):
     """Away with what unfinished pushes left. True when there was something."""
-    runtime = find_runtime(request["runtime"])
     changed = False
     for name in runtime.leftovers():
         runtime.drop_leftover(name)
@@ -163,9 +158,8 @@ def in_use(directory):
     return False
 
 
-def remove(request):
+def remove(request, runtime):
     """The image, and what unfinished pushes left."""
-    runtime = find_runtime(request["runtime"])
     image = request["image"]
     users = runtime.users(image)
     if users and not request["force"]:
@@ -176,7 +170,7 @@ def remove(request):
     if request["check"]:
         return {"changed": runtime.has(image)}
     removed = runtime.remove(image)
-    return {"changed": bool(clean(request)) or bool(removed), "removed": removed}
+    return {"changed": clean(request, runtime) or bool(removed), "removed": removed}
 
 
 STEPS = {"look": look, "clear": clear, "prepare": prepare, "bring_in": bring_in, "remove": remove}
@@ -185,7 +179,9 @@ STEPS = {"look": look, "clear": clear, "prepare": prepare, "bring_in": bring_in,
 def main(stdin):
     request = json.loads(stdin.read())
     try:
-        answer = STEPS[request["step"]](request)
+        runtime = find_runtime(request["runtime"])
+        answer = STEPS[request["step"]](request, runtime)
+        answer.update(runtime=runtime.kind, version=runtime.version)
     except NodeError as error:
         answer = {"problem": str(error)}
     except OSError as error:

@@ -8,7 +8,7 @@ WORDS = {
 
 
 def outcome(name: str, variables: dict, steps: list[str], stage: str, check: bool) -> dict:
-    """One row of the report: node, runtime, received (bytes), seconds, result, problem.
+    """One row of the report: runtime, to_bring and received (bytes), seconds, pinned, result, problem.
 
     `steps` are the names of the registered results, in the order they happened; those that were skipped do not count.
     """
@@ -20,7 +20,7 @@ def outcome(name: str, variables: dict, steps: list[str], stage: str, check: boo
         "runtime": " ".join(str(first.get(key, "")) for key in ("runtime", "version")).strip() or "unknown",
         "to_bring": first.get("bytes", 0),
         "received": sum(part["received"] for part in travelled),
-        "seconds": sum(part["seconds"] for part in travelled),
+        "seconds": sum(part["seconds"] for part in travelled) + sum(step.get("seconds", 0.0) for step in done),
         "pinned": bool(first.get("pins")),
         "problem": find_problem(done, travelled),
     }
