@@ -26,6 +26,20 @@ UNTIL ?=
 RUN ?=
 ## directory of all runs
 RUNS ?= runs
+## registry and path that make push brings the image to: host/path
+REGISTRY ?=
+## REGISTRY_INSECURE=1: the registry speaks plain HTTP
+REGISTRY_INSECURE ?=
+## Ansible inventory of the nodes that get the image; empty: ANSIBLE_INVENTORY, or ansible/inventory.yml
+INVENTORY ?=
+## only these nodes of the inventory, as Ansible's --limit
+LIMIT ?=
+## CHECK=1 says what make push or image-remove would do, and changes nothing
+CHECK ?=
+## FORCE=1: image-remove takes the image although containers use it
+FORCE ?=
+## further flags of ansible-playbook, such as "--ask-become-pass -v"
+ANSIBLE_FLAGS ?=
 ## YES=1 deletes without a question
 YES ?=
 ## Python to make .venv with, 3.11 or later
@@ -34,15 +48,30 @@ PYTHON3 ?= python3
 TORCH_INDEX ?=
 ## folder of wheels: make wheels fills it, the installation then needs no network
 WHEELS ?=
+## which image: cpu, intel or cuda
+TARGET ?= cpu
+## what builds and runs the image: buildah, podman or docker; empty: the first that is here
+BUILDER ?=
+## the image's base: a name with digest, or an archive, oci-archive:FILE; empty: the one in docker/Dockerfile
+BASE_IMAGE ?=
+## package index with oneCCL's torch binding, for TARGET=intel
+ONECCL_INDEX ?=
+## of the image's layers: zstd, or gzip for docker before 23
+COMPRESSION ?= zstd
+## more flags for the builder: "--network host"
+BUILD_FLAGS ?=
 ## directory of the test equipment; tests that need it are skipped by name where it is absent
 SHARED ?= ../shared
 
 # Recipes read these from the environment, in quotes: a value with spaces stays one value.
 export OVERLAY MODEL DATA VALIDATION_DATA SET NPROC THREADS UNTIL RUN RUNS YES PYTHON3 TORCH_INDEX WHEELS SHARED
+export REGISTRY REGISTRY_INSECURE INVENTORY LIMIT CHECK FORCE ANSIBLE_FLAGS
+export TARGET BUILDER BASE_IMAGE ONECCL_INDEX COMPRESSION BUILD_FLAGS
 
 VENV := .venv
 BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
+ANSIBLE := $(VENV)/.installed-ansible
 PYTHON := $(VENV)/bin/python
 PIP_TOOLS := pip-tools==7.6.2
 SHELL_SCRIPTS := .ci/run scripts/venv.sh
@@ -50,6 +79,17 @@ SHELL_SCRIPTS := .ci/run scripts/venv.sh
 RUN_FLAGS = --overlay "$$OVERLAY" $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"} \
 	$${VALIDATION_DATA:+--validation-data "$$VALIDATION_DATA"} $${NPROC:+--nproc "$$NPROC"} \
 	$${THREADS:+--threads "$$THREADS"} $${RUN:+--run "$$RUN"} --runs-dir "$$RUNS" $${SET:+--set $$SET}
+# Values of the image's targets, which need no .venv: $PYTHON3 and its own library.
+IMAGE = "$$PYTHON3" -m scripts.image
+IMAGE_FLAGS = --target "$$TARGET" --compression "$$COMPRESSION" $${BUILDER:+--builder "$$BUILDER"} \
+	$${BASE_IMAGE:+--base-image "$$BASE_IMAGE"} $${WHEELS:+--wheels "$$WHEELS"} \
+	$${TORCH_INDEX:+--torch-index "$$TORCH_INDEX"} $${ONECCL_INDEX:+--oneccl-index "$$ONECCL_INDEX"} \
+	--build-flags="$$BUILD_FLAGS"
+
+# Values of push, image-check and image-remove.
+PUSH_FLAGS = $${REGISTRY:+--registry "$$REGISTRY"} $$(test "$$REGISTRY_INSECURE" != 1 || echo --registry-insecure) \
+	$${INVENTORY:+--inventory "$$INVENTORY"} $${LIMIT:+--limit "$$LIMIT"} $$(test "$$CHECK" != 1 || echo --check) \
+	$$(test "$$FORCE" != 1 || echo --force) -- $$ANSIBLE_FLAGS
 
 .PHONY: help
 help: ## Show this help.
@@ -79,6 +119,34 @@ report: $(BASE) ## Write the report of a run again: RUN=name.
 delete-run: $(BASE) ## Delete a run for good, after a question: RUN=name, YES=1 for no question.
 	@$(PYTHON) -m scripts.runs delete "$$RUN" $$(test "$$YES" != 1 || echo --yes) --runs-dir "$$RUNS"
 
+##@ The image
+
+.PHONY: image
+image: ## Build the training image: build/oci and build/image.json. Unchanged inputs build nothing.
+	@exec $(IMAGE) build $(IMAGE_FLAGS)
+
+.PHONY: image-base
+image-base: ## Save its operating system as build/base.tar, the base of builds without network.
+	@exec $(IMAGE) base $(IMAGE_FLAGS)
+
+.PHONY: image-clean
+image-clean: ## Remove build/ and the images that were built.
+	@exec $(IMAGE) clean $${BUILDER:+--builder "$$BUILDER"}
+
+##@ Bring the image to where it is needed
+
+.PHONY: push
+push: $(ANSIBLE) ## The image to REGISTRY=host/path, or straight to the nodes of INVENTORY=file. Only what is missing travels.
+	@set -f; exec $(PYTHON) -m scripts.push push $(PUSH_FLAGS)
+
+.PHONY: image-check
+image-check: $(ANSIBLE) ## Say which nodes have the image; fails where one lacks it.
+	@set -f; exec $(PYTHON) -m scripts.push check $(PUSH_FLAGS)
+
+.PHONY: image-remove
+image-remove: $(ANSIBLE) ## Take the image from the nodes, and what unfinished pushes left there.
+	@set -f; exec $(PYTHON) -m scripts.push remove $(PUSH_FLAGS)
+
 ##@ Check
 
 .PHONY: test
@@ -93,6 +161,7 @@ test-faults: $(DEV) ## Kills at random moments, one recipe on several layouts of
 lint: $(DEV) ## Formatting and linters only.
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
 	$(PYTHON) -m yamllint --strict .
+	cd ansible && ../$(VENV)/bin/ansible-lint --quiet --config-file ../.ansible-lint.yml
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
 
 .PHONY: format
@@ -140,5 +209,8 @@ hooks: $(DEV) ## Let git run the linters before each commit.
 $(BASE): requirements-torch.txt requirements.txt
 	@scripts/venv.sh base && touch $@
 
-$(DEV): requirements-dev.txt $(BASE)
+$(ANSIBLE): requirements-ansible.txt
+	@scripts/venv.sh ansible && touch $@
+
+$(DEV): requirements-dev.txt $(BASE) $(ANSIBLE)
 	@scripts/venv.sh dev && touch $@

@@ -12,7 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-LOCKS = {"requirements.in": "requirements.txt", "requirements-dev.in": "requirements-dev.txt"}
+LOCKS = {
+    "requirements.in": "requirements.txt",
+    "requirements-ansible.in": "requirements-ansible.txt",
+    "requirements-dev.in": "requirements-dev.txt",
+}
 OUTSIDE = re.compile(r"(torch|triton|nvidia-[\w.-]+|cuda-[\w.-]+)==")
 OPTIONS = (
     "--quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-trusted-host "

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the packages into .venv. make calls it; it may be interrupted at any moment and called again.
 #   scripts/venv.sh base       what the programs need: torch first, then requirements.txt by its hashes
+#   scripts/venv.sh ansible    what bringing an image to nodes needs, a tenth of the above
 #   scripts/venv.sh dev        what the tests and linters need besides
 #   scripts/venv.sh download   fetch all of it into the folder $WHEELS, for a machine without network
 # Reads PYTHON3, TORCH_INDEX and WHEELS from the environment.
@@ -15,9 +16,10 @@ main() {
   one_at_a_time
   case ${1-} in
     base) make_venv; install_base; say "done" ;;
+    ansible) make_venv; install_locked requirements-ansible.txt "what make push needs" ;;
     dev) forget_half_installed; install_locked requirements-dev.txt "what tests and linters need" ;;
     download) download_wheels ;;
-    *) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2 ;;
   esac
 }
 
@@ -119,6 +121,7 @@ download_wheels() {
   say "fetching $(torch) and the locked packages into $folder"
   fetch "$folder" "${torch_source[@]}" -r requirements-torch.txt
   fetch "$folder" --no-deps --require-hashes -r requirements.txt
+  fetch "$folder" --no-deps --require-hashes -r requirements-ansible.txt
   fetch "$folder" --no-deps --require-hashes -r requirements-dev.txt
   say "$folder holds $(find "$folder" -type f | wc -l) files; elsewhere: make run WHEELS=\"$folder\""
 }
