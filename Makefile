@@ -89,7 +89,7 @@ IMAGE_FLAGS = --target "$$TARGET" --compression "$$COMPRESSION" $${BUILDER:+--bu
 # Values of push, image-check and image-remove.
 PUSH_FLAGS = $${REGISTRY:+--registry "$$REGISTRY"} $$(test "$$REGISTRY_INSECURE" != 1 || echo --registry-insecure) \
 	$${INVENTORY:+--inventory "$$INVENTORY"} $${LIMIT:+--limit "$$LIMIT"} $$(test "$$CHECK" != 1 || echo --check) \
-	$$(test "$$FORCE" != 1 || echo --force) -- $$ANSIBLE_FLAGS
+	$$(test "$$FORCE" != 1 || echo --force) --ansible-flags="$$ANSIBLE_FLAGS"
 
 .PHONY: help
 help: ## Show this help.

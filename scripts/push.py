@@ -5,15 +5,16 @@
     python -m scripts.push check --inventory ansible/inventory.yml
     python -m scripts.push remove --inventory ansible/inventory.yml
 
-Nodes are served by the playbooks in ansible/; registries by skopeo, with the credentials of its own login (or Podman's, or
-Docker's). What was done lies in build/push.json. Exit status: 0 done, 1 a node or the registry failed, 2 bad input,
-130 stopped by Ctrl-C; the same command goes on.
+Nodes are served by the playbooks in ansible/; registries by skopeo, with the credentials of its own login (or
+Podman's, or Docker's). What was done lies in build/push.json. Exit status: 0 done, 1 a node or the registry failed, 2
+bad input, 130 stopped by Ctrl-C; the same command goes on.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,11 +45,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=("push", "check", "remove"))
     parser.add_argument("--registry", default="", help="registry and path to push to, for instance host/team")
     parser.add_argument("--registry-insecure", action="store_true", help="the registry speaks plain HTTP")
-    parser.add_argument("--inventory", default="", help="Ansible inventory; default: $ANSIBLE_INVENTORY, ansible/inventory.yml")
+    parser.add_argument(
+        "--inventory", default="", help="Ansible inventory; default: $ANSIBLE_INVENTORY, ansible/inventory.yml"
+    )
     parser.add_argument("--limit", default="", help="only these nodes of the inventory")
     parser.add_argument("--check", action="store_true", help="say what would happen, change nothing")
     parser.add_argument("--force", action="store_true", help="remove although containers use the image")
-    parser.add_argument("ansible", nargs="*", help="after --: further flags of ansible-playbook, such as --ask-become-pass")
+    parser.add_argument(
+        "--ansible-flags", default="", help="more for ansible-playbook: --ansible-flags='-v --ask-become-pass'"
+    )
     settings = parser.parse_args()
     settings.inventory = settings.inventory or ("" if settings.registry else default_inventory())
     return settings
@@ -64,13 +69,24 @@ def check(settings: argparse.Namespace) -> list[str]:
     if not RECORD.exists():
         problems.append(problem(RECORD.relative_to(ROOT), "file", "is not there: no image was built", "make image"))
     if settings.registry and settings.inventory:
-        problems.append(problem("REGISTRY and INVENTORY", settings.registry, "only one of them at a time", "leave one out"))
+        problems.append(
+            problem("REGISTRY and INVENTORY", settings.registry, "only one of them at a time", "leave one out")
+        )
     if settings.registry and settings.what != "push":
         problems.append(problem("REGISTRY", settings.registry, "this target asks nodes", "INVENTORY=file instead"))
     if settings.registry and "://" in settings.registry:
-        problems.append(problem("REGISTRY", settings.registry, "is an address", "without https://, as in host:5000/team"))
+        problems.append(
+            problem("REGISTRY", settings.registry, "is an address", "without https://, as in host:5000/team")
+        )
     if settings.registry and not shutil.which("skopeo"):
-        problems.append(problem("skopeo", "program", "is not installed; it pushes to registries", "apt-get install skopeo, dnf install skopeo or brew install skopeo"))
+        problems.append(
+            problem(
+                "skopeo",
+                "program",
+                "is not installed; it pushes to registries",
+                "apt-get install skopeo, dnf install skopeo or brew install skopeo",
+            )
+        )
     if not settings.registry and not settings.inventory:
         fix = "REGISTRY=host/path, or INVENTORY=file (ansible/inventory.example.yml shows one)"
         problems.append(problem("REGISTRY or INVENTORY", "", "say where the image goes", fix))
@@ -92,11 +108,20 @@ def push_to_registry(settings: argparse.Namespace) -> int:
         print(f"would push {image['size'] / 1e6:.1f} MB at most to {name}:{image['tag']}")
         return 0
     source = f"oci:{ROOT / image['layout']}:{image['tag']}"
-    copy = ["skopeo", "copy", "--preserve-digests", f"--dest-tls-verify={tls}", source, f"docker://{name}:{image['tag']}"]
+    copy = [
+        "skopeo",
+        "copy",
+        "--preserve-digests",
+        f"--dest-tls-verify={tls}",
+        source,
+        f"docker://{name}:{image['tag']}",
+    ]
     if status := subprocess.call(copy):
         return registry_failed(name, status)
     shown = subprocess.run(
-        ["skopeo", "inspect", f"--tls-verify={tls}", "--raw", f"docker://{name}:{image['tag']}"], capture_output=True, check=False
+        ["skopeo", "inspect", f"--tls-verify={tls}", "--raw", f"docker://{name}:{image['tag']}"],
+        capture_output=True,
+        check=False,
     )
     digest = "sha256:" + hashlib.sha256(shown.stdout).hexdigest()
     if digest != image["digest"]:
@@ -128,12 +153,17 @@ def run_playbook(settings: argparse.Namespace) -> int:
         "tunefleet_image_result": str(RESULT) if settings.what == "push" else "",
         "tunefleet_image_force": settings.force,
     }
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), f"{settings.what}-image.yml", "--inventory", inventory]
+    command = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        f"{settings.what}-image.yml",
+        "--inventory",
+        inventory,
+    ]
     command += ["--extra-vars", json.dumps(variables)]
     command += ["--limit", settings.limit] if settings.limit else []
     command += ["--check"] if settings.check else []
     # In its directory Ansible reads our ansible.cfg, unless the user has one of their own in ANSIBLE_CONFIG.
-    process = subprocess.Popen([*command, *settings.ansible], cwd=PLAYBOOKS)
+    process = subprocess.Popen([*command, *shlex.split(settings.ansible_flags)], cwd=PLAYBOOKS)
     try:
         return 1 if process.wait() else 0
     except KeyboardInterrupt:

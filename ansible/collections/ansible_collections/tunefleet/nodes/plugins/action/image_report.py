@@ -5,10 +5,10 @@ from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.layout import LayoutError, read_image
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.outcome import outcome
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.table import table
+
 
 class ActionModule(ActionBase):
     BYPASS_HOST_LOOP = True

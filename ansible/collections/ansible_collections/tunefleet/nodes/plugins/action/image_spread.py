@@ -4,10 +4,13 @@ from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.bundle import command
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.layout import read_image
-from ansible_collections.tunefleet.nodes.plugins.plugin_utils.settings import NotSsh, configured_interpreter, ssh_command
+from ansible_collections.tunefleet.nodes.plugins.plugin_utils.settings import (
+    NotSsh,
+    configured_interpreter,
+    ssh_command,
+)
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.spread import Spread, Target
 
 

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.bundle import bundle, command
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.layout import LayoutError, read_image
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.settings import configured_interpreter

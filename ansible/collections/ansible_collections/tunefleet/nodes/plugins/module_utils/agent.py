@@ -1,12 +1,14 @@
 """Brings blobs to one node: takes chunks from the workstation or from another node, checks each, passes it on at once.
 
-The workstation starts this over ssh and talks to it through stdin and stdout; it leaves with that connection, and what it had
-verified stays in its directory for the next try. It decides nothing: where to take chunks from is said to it. Other nodes
-may only read, with the token of this push. Python 3.8, standard library; nothing of it is written to the node.
+The workstation starts this over ssh and talks to it through stdin and stdout; it leaves with that connection, and
+what it had verified stays in its directory for the next try. It decides nothing: where to take chunks from is said to
+it. Other nodes may only read, with the token of this push. Python 3.8, standard library; nothing of it is written to
+the node.
 
-To the agent, one JSON object a line: first the job, then {"source": [host, port] or null}, {"chunk": n, "size": bytes} and
-the bytes, {"recheck": true}. From it: {"ready": port}, {"have": bitmap, "received": bytes} twice a second while it changes
-and at least every other second, {"lost": why, "bad": true or false} when its source failed it, {"error": text} before it gives up.
+To the agent, one JSON object a line: first the job, then {"source": [host, port] or null}, {"chunk": n, "size":
+bytes} and the bytes, {"recheck": true}. From it: {"ready": port}, {"have": bitmap, "received": bytes} twice a second
+while it changes and at least every other second, {"lost": why, "bad": true or false} when its source failed it,
+{"error": text} before it gives up.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ class Agent:
         return hashlib.sha256(data).digest() == self.chunks[number].sha256
 
     def check_files(self):
-        """Count only what the files really hold: after an interruption, and when another node found a wrong chunk here."""
+        """Count only what the files really hold: after an interruption, and when another node found a wrong chunk
+        here.
+        """
         for number, needed in enumerate(self.need):
             if needed:
                 right = self.right(number, self.read(number))
@@ -94,7 +98,7 @@ class Agent:
         try:
             os.pwrite(self.files[chunk.blob], data, chunk.offset)
         except OSError as error:
-            say({"error": "cannot write to %s: %s" % (self.directory, error)})
+            say({"error": f"cannot write to {self.directory}: {error}"})
             os._exit(1)  # from whichever thread: this node cannot go on
 
     # ---- passing on ----

@@ -1,4 +1,5 @@
-"""What a runtime loads: an archive of the blobs that arrived, written straight into its stdin. Python 3.8, standard library.
+"""What a runtime loads: an archive of the blobs that arrived, written straight into its stdin. Python 3.8, standard
+library.
 
 One tar serves all: an OCI image layout (containerd, Docker with its containerd store) that also carries Docker's older
 manifest.json. Layers the runtime already has are left out; measured to be accepted by containerd 1.6, Docker 20.10 and
@@ -43,12 +44,12 @@ def verify(image, directory, missing):
     for digest in missing:
         path = blob_path(directory, digest)
         if not os.path.exists(path):
-            raise NodeError("%s did not arrive" % digest, "push again")
+            raise NodeError(f"{digest} did not arrive", "push again")
         found = hash_file(path)
         if found != digest:
             os.unlink(path)
             raise NodeError(
-                "a layer was changed on this node's disk after it arrived: %s instead of %s" % (found, digest),
+                f"a layer was changed on this node's disk after it arrived: {found} instead of {digest}",
                 "it was deleted; check the disk, then push again",
             )
 

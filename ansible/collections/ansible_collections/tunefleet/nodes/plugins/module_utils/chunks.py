@@ -1,7 +1,8 @@
-"""The pieces an image travels in, as the workstation and the nodes both see them. Runs on nodes: Python 3.8, standard library.
+"""The pieces an image travels in, as the workstation and the nodes both see them. Runs on nodes: Python 3.8, standard
+library.
 
-A push moves blobs, files named by their sha256. Each blob is cut into chunks of one size, numbered through all blobs; which
-of them a node holds is a bitmap, one byte a chunk in memory, hexadecimal on the wire.
+A push moves blobs, files named by their sha256. Each blob is cut into chunks of one size, numbered through all blobs;
+which of them a node holds is a bitmap, one byte a chunk in memory, hexadecimal on the wire.
 """
 
 from __future__ import annotations

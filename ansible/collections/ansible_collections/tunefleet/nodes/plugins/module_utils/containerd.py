@@ -17,7 +17,7 @@ class Containerd:
 
     def __init__(self, kind, socket, ctr, root):
         self.kind, self.root = kind, root
-        self.ctr = ctr + ["--address", socket, "--namespace", "k8s.io"]
+        self.ctr = [*ctr, "--address", socket, "--namespace", "k8s.io"]
         for line in run([*ctr, "--address", socket, "version"]).split("Server:")[-1].splitlines():
             if "Version:" in line:
                 self.version = line.split(":", 1)[1].strip()

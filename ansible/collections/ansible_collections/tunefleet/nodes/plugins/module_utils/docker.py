@@ -27,7 +27,7 @@ class Docker:
         zstd = any(layer["media_type"].endswith("zstd") for layer in image["layers"])
         if zstd and self.needs_unpacked and not find("zstd"):
             raise NodeError(
-                "Docker %s cannot unpack zstd layers, and there is no zstd program" % self.version,
+                f"Docker {self.version} cannot unpack zstd layers, and there is no zstd program",
                 "install zstd on the node, or build with make image COMPRESSION=gzip",
             )
 

@@ -1,7 +1,8 @@
 """What is asked of one node and done on it: look, make room, import, remove. Python 3.8, standard library.
 
 Reads one JSON request from stdin: {"step": ..., "image": ..., "runtime": ..., "directory": ..., "check": bool, ...};
-prints one JSON answer. A problem a person must mend is {"problem": text}. Nothing of this program is written to the node.
+prints one JSON answer. A problem a person must mend is {"problem": text}. Nothing of this program is written to the
+node.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def look(request, runtime):
     machine = ARCHITECTURES.get(platform.machine(), platform.machine())
     if machine != image["architecture"]:
         raise NodeError(
-            "the node is %s, the image %s" % (machine, image["architecture"]),
+            "the node is {}, the image {}".format(machine, image["architecture"]),
             "build the image on a machine of that kind, or LIMIT= the push to others",
         )
     if not has:
@@ -65,8 +66,8 @@ def check_room(missing, runtime, directory):
         free = disk.f_bavail * disk.f_frsize
         if free < size:
             raise NodeError(
-                "%s has %d MB free, the image needs %d MB there" % (path, free >> 20, size >> 20),
-                "free %d MB on the node, then push again" % ((size - free >> 20) + 1),
+                f"{path} has {free >> 20} MB free, the image needs {size >> 20} MB there",
+                f"free {(size - free >> 20) + 1} MB on the node, then push again",
             )
 
 
@@ -164,7 +165,7 @@ def remove(request, runtime):
     users = runtime.users(image)
     if users and not request["force"]:
         raise NodeError(
-            "containers use the image: %s" % ", ".join(users[:5]),
+            "containers use the image: {}".format(", ".join(users[:5])),
             "end them first, or FORCE=1 to take its name away under them",
         )
     if request["check"]:
@@ -185,5 +186,5 @@ def main(stdin):
     except NodeError as error:
         answer = {"problem": str(error)}
     except OSError as error:
-        answer = {"problem": "%s\n  fix: look at the node's disk and rights (become)" % error}
+        answer = {"problem": f"{error}\n  fix: look at the node's disk and rights (become)"}
     sys.stdout.write("\n" + json.dumps(answer) + "\n")

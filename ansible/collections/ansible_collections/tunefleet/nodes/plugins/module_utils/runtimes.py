@@ -34,7 +34,7 @@ def find_runtime(wanted):
         return Containerd(kind, SOCKETS[kind], [need("ctr", kind)], root)
     # k3s carries ctr inside its one program; RKE2 unpacks it beside its data.
     ctr = [find("k3s"), "ctr"] if kind == "k3s" and find("k3s") else [need("ctr", kind)]
-    return Containerd(kind, SOCKETS[kind], ctr, "/var/lib/rancher/%s/agent/containerd" % kind)
+    return Containerd(kind, SOCKETS[kind], ctr, f"/var/lib/rancher/{kind}/agent/containerd")
 
 
 def detect():
@@ -55,7 +55,7 @@ def detect():
         if find(PROGRAMS[kind]):
             return kind
     raise NodeError(
-        "there is no container runtime this knows (%s)" % ", ".join(KINDS),
+        "there is no container runtime this knows ({})".format(", ".join(KINDS)),
         "install one, or set tunefleet_image_runtime in the inventory",
     )
 
@@ -71,7 +71,7 @@ def kubelet_endpoint():
     """--container-runtime-endpoint of a running kubelet, '' where none runs or it does not say."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open("/proc/%s/cmdline" % pid, "rb") as line:
+            with open(f"/proc/{pid}/cmdline", "rb") as line:
                 words = line.read().decode(errors="replace").split("\0")
         except OSError:
             continue
@@ -99,8 +99,8 @@ def check_socket(kind):
     path = SOCKETS.get(kind)
     if path and not listens(path):
         raise NodeError(
-            "%s does not answer at %s" % (kind, path),
-            "start it on the node (systemctl start %s), or set tunefleet_image_runtime" % kind,
+            f"{kind} does not answer at {path}",
+            f"start it on the node (systemctl start {kind}), or set tunefleet_image_runtime",
         )
 
 
@@ -119,5 +119,5 @@ def listens(path):
 def need(program, kind):
     path = find(program)
     if not path:
-        raise NodeError("%s is there, but not the program %s" % (kind, program), "install %s on the node" % program)
+        raise NodeError(f"{kind} is there, but not the program {program}", f"install {program} on the node")
     return path

@@ -8,8 +8,18 @@ import subprocess
 
 # sudo's path often lacks these; k3s and RKE2 live there.
 PLACES = os.pathsep.join(
-    [os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/bin"]
-    + ["/var/lib/rancher/rke2/bin", "/var/lib/rancher/k3s/data/current/bin"]
+    [
+        os.environ.get("PATH", ""),
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+        "/opt/bin",
+        "/var/lib/rancher/rke2/bin",
+        "/var/lib/rancher/k3s/data/current/bin",
+    ]
 )
 os.environ["PATH"] = PLACES
 
@@ -21,7 +31,7 @@ class NodeError(Exception):
     """Something a person has to mend: what is wrong and the fix."""
 
     def __init__(self, problem, fix):
-        super().__init__("%s\n  fix: %s" % (problem, fix))
+        super().__init__(f"{problem}\n  fix: {fix}")
 
 
 def find(program):
@@ -31,11 +41,9 @@ def find(program):
 def run(argv, seconds=QUICK, stdin=None):
     """Its output. Raises NodeError with the last words of a program that failed."""
     try:
-        done = subprocess.run(
-            argv, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=seconds, check=False
-        )
+        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as error:
-        raise NodeError("%s did not answer for %d s" % (argv[0], seconds), "look at that service on the node") from error
+        raise NodeError(f"{argv[0]} did not answer for {seconds} s", "look at that service on the node") from error
     if done.returncode:
         raise failed(argv, done.returncode, done.stderr or done.stdout)
     return done.stdout.decode(errors="replace")
@@ -43,9 +51,9 @@ def run(argv, seconds=QUICK, stdin=None):
 
 def failed(argv, status, said):
     words = said.decode(errors="replace").strip().splitlines()[-2:]
-    what = "%s: exit %d: %s" % (" ".join(argv[:6]), status, " ".join(words))
+    what = f"{' '.join(argv[:6])}: exit {status}: {' '.join(words)}"
     if "no space left" in what.lower():
-        return NodeError("the disk is full (%s)" % what, "free space on the node, then push again")
+        return NodeError(f"the disk is full ({what})", "free space on the node, then push again")
     return NodeError(what, "see the message; what arrived is kept, pushing again goes on from there")
 
 

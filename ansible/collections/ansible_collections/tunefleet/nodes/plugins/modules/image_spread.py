@@ -1,4 +1,6 @@
-"""Documentation of the action plugin of the same name; the work is done by plugin_utils/spread.py and module_utils/agent.py."""
+"""Documentation of the action plugin of the same name; the work is done by plugin_utils/spread.py and
+module_utils/agent.py.
+"""
 
 DOCUMENTATION = r"""
 module: image_spread

@@ -5,13 +5,15 @@ module: image_step
 short_description: One step of bringing an image to a node
 description:
   - Runs module_utils/node.py on the node. It needs Python 3.8 there and leaves no file of its own.
-  - A problem on the node does not fail the task. It is returned as C(problem), so that all nodes are heard before anything is said.
+  - A problem on the node does not fail the task. It is returned as C(problem), so that all nodes are heard before
+    anything is said.
 options:
   step:
     description:
       - C(look) asks what the node is and has, and changes nothing.
       - C(clear) removes what unfinished pushes left; C(prepare) makes the directory for the layers.
-      - C(bring_in) verifies the layers, imports the image under a name nobody can ask for, proves it and gives it its name.
+      - C(bring_in) verifies the layers, imports the image under a name nobody can ask for, proves it and gives it its
+        name.
       - C(remove) takes the image away.
     type: str
     required: true

@@ -1,8 +1,8 @@
 """Packs the programs of module_utils so that a node can run them without a file of theirs being written there.
 
-What goes over the line: one line with the length of the bundle, the bundle, and then what the program reads from its stdin.
-An Ansible module would do the same with 200 kB of Ansible's own code a call; this takes a few kilobytes, and a second push
-has to stay under 100.
+What goes over the line: one line with the length of the bundle, the bundle, and then what the program reads from its
+stdin. An Ansible module would do the same with 200 kB of Ansible's own code a call; this takes a few kilobytes, and a
+second push has to stay under 100.
 """
 
 import json

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 
 class Channel:
-    """Starts the agent and reads what it says. Everything it says arrives at `on_word(name, word)`, from a thread of its own;
-    the end of the connection as {"ended": why}."""
+    """Starts the agent and reads what it says. Everything it says arrives at `on_word(name, word)`, from a thread of
+    its own; the end of the connection as {"ended": why}."""
 
     def __init__(self, name: str, argv: Sequence[str], bundle: bytes, job: dict, on_word: Callable[[str, dict], None]):
         self.name = name

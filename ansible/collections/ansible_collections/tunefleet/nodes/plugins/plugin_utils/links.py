@@ -1,10 +1,10 @@
 """Who takes from whom, while an image spreads over nodes. Decides only; nothing here touches a socket.
 
-Nodes stand in a row. Each takes from the nearest one before it that can give, so every link carries the image once in each
-direction and the last node has it about one image/bandwidth after the first, however many there are. The first is fed by
-the workstation. A node that falls silent or behind goes to the end of the row, where nobody waits for it; the others close
-up. Where no node can give (the first one, a firewall between nodes), the workstation feeds. Why a row and not a swarm:
-docs/decisions/0008-image-by-a-row-of-nodes.md.
+Nodes stand in a row. Each takes from the nearest one before it that can give, so every link carries the image once in
+each direction and the last node has it about one image/bandwidth after the first, however many there are. The first
+is fed by the workstation. A node that falls silent or behind goes to the end of the row, where nobody waits for it;
+the others close up. Where no node can give (the first one, a firewall between nodes), the workstation feeds. Why a
+row and not a swarm: docs/decisions/0008-image-by-a-row-of-nodes.md.
 """
 
 from collections import deque
@@ -43,7 +43,9 @@ class Node:
 
     def lacks(self, other: "Node") -> int:
         """Chunks it needs that the other has."""
-        return sum(1 for need, have, there in zip(self.need, self.have, other.have, strict=True) if need > have and there)
+        return sum(
+            1 for need, have, there in zip(self.need, self.have, other.have, strict=True) if need > have and there
+        )
 
     def record(self, now: float) -> None:
         self.history.append((now, sum(self.have)))

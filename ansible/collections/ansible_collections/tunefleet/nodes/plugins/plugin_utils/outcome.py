@@ -45,7 +45,8 @@ def find_problem(done: list[dict], travelled: list[dict]) -> str:
         return "was never reached"
     for step in done:
         if step.get("unreachable"):
-            return f"ssh does not reach it: {step.get('msg', '').strip()}\n  fix: ssh to it by hand with the inventory's settings"
+            said = step.get("msg", "").strip()
+            return f"ssh does not reach it: {said}\n  fix: ssh to it by hand with the inventory's settings"
         if step.get("problem") or step.get("failed"):
             return step.get("problem") or step.get("msg", "failed")
     if travelled and not travelled[-1]["done"]:

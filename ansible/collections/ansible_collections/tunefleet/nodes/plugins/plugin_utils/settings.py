@@ -24,7 +24,9 @@ def ssh_command(variables: dict) -> list[str]:
     connection.set_options(var_options=variables)
     option = connection.get_option
     if option("password"):
-        raise NotSsh("ansible_password is set\n  fix: pushing holds a line open beside Ansible's; use a key, or an agent")
+        raise NotSsh(
+            "ansible_password is set\n  fix: pushing holds a line open beside Ansible's; use a key, or an agent"
+        )
     words = [str(option("ssh_executable"))]
     for setting in ("Compression=no", "BatchMode=yes", "ControlMaster=no", "ControlPath=none"):
         words += ["-o", setting]

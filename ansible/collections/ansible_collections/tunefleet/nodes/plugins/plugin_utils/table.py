@@ -2,7 +2,9 @@
 
 
 def table(rows: dict[str, dict], stage: str, digest: str) -> list[str]:
-    """A line a node, under a line of headings; the digest where the node was seen to hold it. Sizes in MB of 1,000,000 bytes."""
+    """A line a node, under a line of headings; the digest where the node was seen to hold it. Sizes in MB of
+    1,000,000 bytes.
+    """
     columns = {"node": list(rows), "runtime": [row["runtime"] for row in rows.values()]}
     if stage in ("plan", "check"):
         columns["to bring"] = [megabytes(0 if row["result"] == "has it" else row["to_bring"]) for row in rows.values()]
