@@ -5,10 +5,11 @@ from pathlib import Path
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.bundle import command
-from ansible_collections.tunefleet.nodes.plugins.plugin_utils.layout import read_image
+from ansible_collections.tunefleet.nodes.plugins.plugin_utils.layout import Image, read_image
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.settings import (
     NotSsh,
     configured_interpreter,
+    privileged,
     ssh_command,
 )
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.spread import Spread, Target
@@ -25,7 +26,6 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return {**result, "changed": False, "nodes": {}}
         image = read_image(Path(given["image"]))
-        directory = f"{given['directory']}/{image.digest.removeprefix('sha256:')}"
         targets, answers = [], {}
         for name, look in given["nodes"].items():
             if not look.get("able") or name not in given.get("only", given["nodes"]):
@@ -33,14 +33,10 @@ class ActionModule(ActionBase):
             if not look["missing"]:
                 answers[name] = {"done": True, "problem": "", "received": 0, "seconds": 0.0, "behind": False}
                 continue
-            variables = task_vars["hostvars"][name]
             try:
-                argv = [*ssh_command(variables), command("agent", configured_interpreter(variables))]
+                targets.append(make_target(name, task_vars["hostvars"][name], look, image, given))
             except NotSsh as error:
                 answers[name] = {"done": False, "problem": str(error), "received": 0, "seconds": 0.0, "behind": False}
-                continue
-            peer = str(variables.get("tunefleet_image_peer_address") or look["address"] or variables["ansible_host"])
-            targets.append(Target(name, argv, peer, int(given["port"]), directory, look["missing"]))
         if targets:
             display = Display()
             patience, leave_behind = float(given["patience"]), bool(given["leave_behind"])
@@ -56,3 +52,23 @@ class ActionModule(ActionBase):
                 "seconds": round(target.seconds or 0.0, 1),
             }
         return {**result, "changed": bool(targets), "nodes": answers}
+
+
+def make_target(name: str, variables: dict, look: dict, image: Image, given: dict) -> Target:
+    """A node as the inventory describes it. The task's own values are those of the first host of the play: a host's
+    variables go before them. Raises NotSsh."""
+    ssh, interpreter = ssh_command(variables), configured_interpreter(variables)
+    parent = variables.get("tunefleet_image_directory", given["directory"])
+    directory = f"{parent}/{image.digest.removeprefix('sha256:')}"
+    follower = privileged(variables, command("follower", interpreter)) if look["follows"] else None
+    job = {"image": image.for_nodes(), "runtime": look["runtime"], "directory": directory, "missing": look["missing"]}
+    return Target(
+        name,
+        argv=[*ssh, command("agent", interpreter)],
+        peer=str(variables.get("tunefleet_image_peer_address") or look["address"] or variables["ansible_host"]),
+        port=int(variables.get("tunefleet_image_peer_port", given["port"])),
+        directory=directory,
+        missing=look["missing"],
+        follower_argv=[*ssh, follower] if follower else None,
+        follower_job=job,
+    )

@@ -5,11 +5,9 @@ import time
 from pathlib import Path
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.tunefleet.nodes.plugins.plugin_utils.bundle import bundle, command
+from ansible_collections.tunefleet.nodes.plugins.plugin_utils.bundle import NODE_PROGRAMS, bundle, command
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.layout import LayoutError, read_image
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.settings import configured_interpreter
-
-PROGRAMS = ("chunks", "tools", "archive", "containerd", "docker", "storage", "runtimes", "node")
 
 
 class ActionModule(ActionBase):
@@ -37,7 +35,7 @@ class ActionModule(ActionBase):
             "force": bool(given.get("force", False)),
             "check": check,
         }
-        sent = bundle(*PROGRAMS) + json.dumps(request).encode()
+        sent = bundle(*NODE_PROGRAMS) + json.dumps(request).encode()
         began = time.monotonic()
         done = self._low_level_execute_command(command("node", configured_interpreter(task_vars)), in_data=sent)
         return {**result, "seconds": round(time.monotonic() - began, 1), **read_answer(done)}

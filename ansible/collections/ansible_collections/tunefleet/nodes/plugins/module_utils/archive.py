@@ -9,6 +9,7 @@ Podman 4.3, each of which looks in its own store first.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -27,6 +28,31 @@ def small_blobs(image):
         image["digest"]: base64.b64decode(image["manifest_bytes"]),
         image["config"]: base64.b64decode(image["config_bytes"]),
     }
+
+
+def first_layers(image, count):
+    """An image of the first layers alone. Nothing could start it: its entrypoint is not there."""
+    config = json.loads(small_blobs(image)[image["config"]])
+    config["rootfs"] = dict(config["rootfs"], diff_ids=config["rootfs"]["diff_ids"][:count])
+    config["config"] = {"Entrypoint": ["/this-image-has-not-arrived-yet"]}
+    config.pop("history", None)
+    config_bytes = json.dumps(config).encode()
+    manifest = json.loads(small_blobs(image)[image["digest"]])
+    manifest["layers"] = manifest["layers"][:count]
+    manifest["config"] = dict(manifest["config"], digest=sha256(config_bytes), size=len(config_bytes))
+    manifest_bytes = json.dumps(manifest).encode()
+    return dict(
+        image,
+        digest=sha256(manifest_bytes),
+        config=sha256(config_bytes),
+        layers=image["layers"][:count],
+        manifest_bytes=base64.b64encode(manifest_bytes).decode(),
+        config_bytes=base64.b64encode(config_bytes).decode(),
+    )
+
+
+def sha256(data):
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def index(image, name):

@@ -48,19 +48,26 @@ class Containerd:
     def is_pinned(self, name):
         return PINNED in run([*self.ctr, "images", "ls", "name==" + name])
 
-    def bring_in(self, image, directory, missing):
-        incoming = INCOMING + image["digest"].split(":")[1]
+    def incoming(self, image):
+        return INCOMING + image["digest"].split(":")[1]
+
+    def load(self, image, name, directory, missing):
+        """Import an image under a name, and see that it is whole; or leave nothing of it."""
         try:
             feed(
                 [*self.ctr, "images", "import", "-"],
-                lambda stream: write_archive(stream, image, incoming, directory, missing, unpacked=False),
+                lambda stream: write_archive(stream, image, name, directory, missing, unpacked=False),
             )
-            if self.references().get(incoming) != (image["digest"], True):
+            if self.references().get(name) != (image["digest"], True):
                 raise NodeError("containerd imported the image, but does not hold it whole", "push again")
         except BaseException:
             # An import that fails while unpacking leaves an image that could be started: away with it.
             self.forget(image["digest"])
             raise
+
+    def bring_in(self, image, directory, missing):
+        incoming = self.incoming(image)
+        self.load(image, incoming, directory, missing)
         for name in (image["name"], by_digest(image)):
             run([*self.ctr, "images", "tag", "--force", incoming, name])
             run([*self.ctr, "images", "label", name, PINNED])

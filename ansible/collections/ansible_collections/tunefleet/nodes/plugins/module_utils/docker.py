@@ -55,15 +55,22 @@ class Docker:
     def has(self, image):
         return self.digest_of(image["name"]) in (image["config"], image["digest"])
 
+    def incoming(self, image):
+        return INCOMING + image["digest"].split(":")[1]
+
+    def load(self, image, name, directory, missing):
+        """Load an image under a name, and see that it is what was meant."""
+        feed(
+            [self.docker, "load", "--quiet"],
+            lambda stream: write_archive(stream, image, name, directory, missing, self.needs_unpacked),
+        )
+        if self.digest_of(name) not in (image["config"], image["digest"]):
+            raise NodeError("Docker loaded something else than the image", "push again")
+
     def bring_in(self, image, directory, missing):
-        incoming = INCOMING + image["digest"].split(":")[1]
+        incoming = self.incoming(image)
         try:
-            feed(
-                [self.docker, "load", "--quiet"],
-                lambda stream: write_archive(stream, image, incoming, directory, missing, self.needs_unpacked),
-            )
-            if self.digest_of(incoming) not in (image["config"], image["digest"]):
-                raise NodeError("Docker loaded something else than the image", "push again")
+            self.load(image, incoming, directory, missing)
             run([self.docker, "tag", incoming, image["name"]])
         finally:
             if self.digest_of(incoming):

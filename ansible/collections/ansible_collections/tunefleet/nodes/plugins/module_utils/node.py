@@ -36,6 +36,7 @@ def look(request, runtime):
         "has": has,
         "able": not has,  # to take it, and in need of it
         "pins": runtime.pins(),
+        "follows": hasattr(runtime, "load"),  # can import the first layers while the others travel
         "missing": list(missing),
         "bytes": sum(layer["size"] for layer in missing.values()),
         "address": own_address(),
@@ -120,7 +121,8 @@ def bring_in(request, runtime):
     image, directory = request["image"], request["directory"]
     if runtime.has(image):
         return {"changed": clean(request, runtime), "has": True}
-    missing = request["missing"]
+    held = set(runtime.held(image))  # what the follower imported already
+    missing = [digest for digest in request["missing"] if digest not in held]
     verify(image, directory, missing)
     runtime.bring_in(image, directory, missing)
     if not runtime.has(image):

@@ -11,6 +11,8 @@ import zlib
 from pathlib import Path
 
 MODULE_UTILS = Path(__file__).resolve().parent.parent / "module_utils"
+# All that node.py and follower.py import.
+NODE_PROGRAMS = ("chunks", "tools", "archive", "containerd", "docker", "storage", "runtimes", "node", "follower")
 PACKAGE = "ansible_collections.tunefleet.nodes.plugins.module_utils"
 
 # Modules are found under their usual names, without files: each is run when it is first imported.

@@ -22,7 +22,14 @@ class Channel:
         self.errors = b""
         threading.Thread(target=self.read_errors, daemon=True).start()
         threading.Thread(target=self.read_words, daemon=True).start()
-        threading.Thread(target=self.write, args=(bundle + json.dumps(job).encode() + b"\n",), daemon=True).start()
+        self.lock.acquire()  # nothing goes out before the job
+        threading.Thread(target=self.begin, args=(bundle + json.dumps(job).encode() + b"\n",), daemon=True).start()
+
+    def begin(self, data: bytes) -> None:
+        try:
+            self.put(data)
+        finally:
+            self.lock.release()
 
     def order(self, **order: object) -> None:
         self.write(json.dumps(order).encode() + b"\n")
@@ -32,7 +39,11 @@ class Channel:
 
     def write(self, data: bytes) -> None:
         """Blocks while the line is full. A line that is gone is told by the reader, once."""
-        with self.lock, suppress(OSError, ValueError):
+        with self.lock:
+            self.put(data)
+
+    def put(self, data: bytes) -> None:
+        with suppress(OSError, ValueError):
             self.process.stdin.write(data)
             self.process.stdin.flush()
 
@@ -51,6 +62,11 @@ class Channel:
         status = self.process.wait()
         said = self.errors.decode(errors="replace").strip().splitlines()
         self.on_word(self.name, {"ended": said[-1] if said else f"the connection ended (exit {status})"})
+
+    def hang_up(self) -> None:
+        """The other side reads the end of its orders, finishes and leaves."""
+        with self.lock, suppress(OSError, ValueError):
+            self.process.stdin.close()
 
     def close(self) -> None:
         self.process.kill()

@@ -1,7 +1,7 @@
 """How the inventory says a node is reached, for lines that Ansible's own tasks cannot hold open."""
 
 from ansible.playbook.play_context import PlayContext
-from ansible.plugins.loader import connection_loader
+from ansible.plugins.loader import become_loader, connection_loader, get_shell_plugin
 
 
 class NotSsh(Exception):
@@ -39,7 +39,18 @@ def ssh_command(variables: dict) -> list[str]:
     if option("port"):
         words += ["-p", str(option("port"))]
     if option("private_key_file"):
-        words += ["-i", str(option("private_key_file")), "-o", "IdentitiesOnly=yes"]
+        words += ["-i", str(option("private_key_file"))]
     if option("remote_user"):
         words += ["-l", str(option("remote_user"))]
     return [*words, "-T", str(option("host") or variables["inventory_hostname"])]
+
+
+def privileged(variables: dict, command: str) -> str | None:
+    """The command with the rights that tunefleet_image_become asks for; None where a password had to be typed."""
+    if not variables.get("tunefleet_image_become", True) or variables.get("ansible_user") == "root":
+        return command
+    become = become_loader.get(str(variables.get("ansible_become_method") or "sudo"))
+    become.set_options(var_options=variables)
+    if become.get_option("become_pass"):
+        return None
+    return become.build_become_command(command, get_shell_plugin(shell_type="sh"))

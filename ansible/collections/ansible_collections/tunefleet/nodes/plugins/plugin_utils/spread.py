@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ansible_collections.tunefleet.nodes.plugins.module_utils import chunks as pieces
-from ansible_collections.tunefleet.nodes.plugins.plugin_utils.bundle import bundle
+from ansible_collections.tunefleet.nodes.plugins.plugin_utils.bundle import NODE_PROGRAMS, bundle
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.channel import Channel
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.layout import Image
 from ansible_collections.tunefleet.nodes.plugins.plugin_utils.links import Links, Node
@@ -37,6 +37,9 @@ class Target:
     port: int  # its agent listens there; 0: any
     directory: str
     missing: list[str]  # digests
+    follower_argv: list[str] | None = None  # ssh to it, and the follower's command; None: nothing is imported early
+    follower_job: dict = field(default_factory=dict)
+    follower: Channel | None = None
     channel: Channel | None = None
     retry_at: float = float("inf")
     moved: float = 0.0  # when it last got further
@@ -45,6 +48,7 @@ class Target:
     seconds: float | None = None  # until it had everything
     fatal: bool = False
     problem: str = ""  # the last thing that went wrong
+    arrived: set[str] = field(default_factory=set)  # digests the follower knows of
     sent: set[int] = field(default_factory=set)  # chunks fed since it was last quiet
 
 
@@ -67,6 +71,8 @@ class Spread:
         self.targets = {target.name: target for target in targets}
         self.links = Links([Node(target.name, self.need(target), bytes(len(self.chunks))) for target in targets])
         self.bundle = bundle("chunks", "agent")
+        self.follower_bundle = bundle(*NODE_PROGRAMS)
+        self.chunks_of = [[n for n, chunk in enumerate(self.chunks) if chunk.blob == b] for b in range(len(self.blobs))]
         self.lock = threading.RLock()
         self.feeding: dict[str, int] = defaultdict(int)  # node -> number of its feeder; odd while it works
         self.files = [os.open(path, os.O_RDONLY) for path in self.paths]
@@ -89,6 +95,7 @@ class Spread:
             self.feeding.clear()
             for target in self.targets.values():
                 target.channel.close()
+            self.end_followers()
             for handle in self.files:
                 os.close(handle)
 
@@ -109,6 +116,29 @@ class Spread:
         target.received_before = target.received
         target.moved = target.moved or time.monotonic()
         target.channel = Channel(target.name, target.argv, self.bundle, job, self.hear)
+        if target.follower_argv and not target.follower:
+            job = target.follower_job
+            target.follower = Channel(target.name, target.follower_argv, self.follower_bundle, job, ignore)
+
+    def follow(self, target: Target, node: Node) -> None:
+        """Tell the follower which blobs have arrived since it was last told."""
+        if not target.follower:
+            return
+        for number, (digest, _) in enumerate(self.blobs):
+            if digest not in target.arrived and all(node.have[chunk] for chunk in self.chunks_of[number]):
+                target.arrived.add(digest)
+                threading.Thread(target=target.follower.order, kwargs={"arrived": digest}, daemon=True).start()
+
+    def end_followers(self) -> None:
+        """Each finishes the import it is at; one whose node is not done cleans up."""
+        followed = [target for target in self.targets.values() if target.follower]
+        for target in followed:
+            if self.links.nodes[target.name].done:
+                target.follower.order(whole=True)
+            target.follower.hang_up()
+        for target in followed:
+            if self.links.nodes[target.name].done:
+                target.follower.process.wait()
 
     def hear(self, name: str, word: dict) -> None:
         """What an agent says; called from the reader of its line."""
@@ -137,6 +167,7 @@ class Spread:
         have = bytes(pieces.unpack_bits(word["have"]))
         if have != node.have:
             node.have, target.moved = have, now
+            self.follow(target, node)
             target.sent -= {number for number in target.sent if have[number]}
         target.received = target.received_before + word["received"]
         if node.done and target.seconds is None:
@@ -254,6 +285,10 @@ class Spread:
             f"{share:4.0%} of {self.total / 1e6:.1f} MB on {len(nodes)} nodes, {done} done, "
             f"slowest {slowest} {shares.get(slowest, 0):.0%}, {share * self.total / 1e6 / spent:.1f} MB/s each, {left}"
         )
+
+
+def ignore(name: str, word: dict) -> None:
+    """What a follower says: what it could not do, the import of the whole does, or says."""
 
 
 def because(problem: str) -> str:

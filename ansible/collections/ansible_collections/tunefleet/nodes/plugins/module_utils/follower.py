@@ -1,0 +1,57 @@
+"""Imports what has arrived while the rest still travels: layers can only be unpacked one on the other, so as soon as
+the first k are there, an image of just these is imported, and the import of the whole finds them unpacked.
+
+Runs beside the agent with the rights of the runtime, hears only the workstation, and cleans up after itself unless it
+is told that the whole has arrived. Its failures cost time, nothing else: the last step imports what is still missing.
+To it: the request, then {"arrived": digest} a line, {"whole": true} at the end. From it: {"imported": layers} or
+{"problem": text}. Python 3.8, standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from ansible_collections.tunefleet.nodes.plugins.module_utils.archive import first_layers, verify
+from ansible_collections.tunefleet.nodes.plugins.module_utils.runtimes import find_runtime
+from ansible_collections.tunefleet.nodes.plugins.module_utils.tools import NodeError
+
+
+def main(orders):
+    request = json.loads(orders.readline())
+    image, missing = request["image"], set(request["missing"])
+    here = {layer["digest"] for layer in image["layers"]} - missing
+    whole, done = False, 0
+    try:
+        runtime = find_runtime(request["runtime"])
+        for line in iter(orders.readline, b""):
+            order = json.loads(line)
+            whole = whole or "whole" in order
+            here.add(order.get("arrived"))
+            count = first_missing(image, here)
+            fresh = [layer["digest"] for layer in image["layers"][done:count] if layer["digest"] in missing]
+            if fresh and count < len(image["layers"]):
+                verify(image, request["directory"], fresh)
+                part = first_layers(image, count)
+                runtime.load(part, runtime.incoming(part), request["directory"], fresh)
+                done = count
+                say({"imported": count})
+    except (NodeError, OSError) as error:
+        say({"problem": str(error)})
+    finally:
+        if not whole and done:
+            for name in runtime.leftovers():
+                runtime.drop_leftover(name)
+
+
+def first_missing(image, here):
+    """How many layers from the bottom are here."""
+    for count, layer in enumerate(image["layers"]):
+        if layer["digest"] not in here:
+            return count
+    return len(image["layers"])
+
+
+def say(word):
+    sys.stdout.write(json.dumps(word) + "\n")
+    sys.stdout.flush()
