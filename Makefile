@@ -60,13 +60,15 @@ ONECCL_INDEX ?=
 COMPRESSION ?= zstd
 ## more flags for the builder: "--network host"
 BUILD_FLAGS ?=
+## IN_IMAGE=1: make run and make check-data work inside the image, with nothing installed here but make and an engine
+IN_IMAGE ?=
 ## directory of the test equipment; tests that need it are skipped by name where it is absent
 SHARED ?= ../shared
 
 # Recipes read these from the environment, in quotes: a value with spaces stays one value.
 export OVERLAY MODEL DATA VALIDATION_DATA SET NPROC THREADS UNTIL RUN RUNS YES PYTHON3 TORCH_INDEX WHEELS SHARED
 export REGISTRY REGISTRY_INSECURE INVENTORY LIMIT CHECK FORCE ANSIBLE_FLAGS
-export TARGET BUILDER BASE_IMAGE ONECCL_INDEX COMPRESSION BUILD_FLAGS
+export TARGET BUILDER BASE_IMAGE ONECCL_INDEX COMPRESSION BUILD_FLAGS IN_IMAGE
 
 VENV := .venv
 BASE := $(VENV)/.installed-base
@@ -79,6 +81,9 @@ SHELL_SCRIPTS := .ci/run scripts/venv.sh
 RUN_FLAGS = --overlay "$$OVERLAY" $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"} \
 	$${VALIDATION_DATA:+--validation-data "$$VALIDATION_DATA"} $${NPROC:+--nproc "$$NPROC"} \
 	$${THREADS:+--threads "$$THREADS"} $${RUN:+--run "$$RUN"} --runs-dir "$$RUNS" $${SET:+--set $$SET}
+# What runs the chain: .venv, or with IN_IMAGE=1 a container.
+CHAIN = $(if $(filter 1,$(IN_IMAGE)),"$$PYTHON3" -m scripts.image_run chain,$(PYTHON) -m scripts.run)
+CHAIN_NEEDS = $(if $(filter 1,$(IN_IMAGE)),,$(BASE))
 # Values of the image's targets, which need no .venv: $PYTHON3 and its own library.
 IMAGE = "$$PYTHON3" -m scripts.image
 IMAGE_FLAGS = --target "$$TARGET" --compression "$$COMPRESSION" $${BUILDER:+--builder "$$BUILDER"} \
@@ -98,12 +103,12 @@ help: ## Show this help.
 ##@ Fine-tune on this machine
 
 .PHONY: run
-run: $(BASE) ## The whole job: check the data, train, merge, prove, evaluate, report. The same command resumes.
-	@set -f; exec $(PYTHON) -m scripts.run $(RUN_FLAGS) $${UNTIL:+--until "$$UNTIL"}
+run: $(CHAIN_NEEDS) ## The whole job: check the data, train, merge, prove, evaluate, report. The same command resumes.
+	@set -f; exec $(CHAIN) $(RUN_FLAGS) $${UNTIL:+--until "$$UNTIL"}
 
 .PHONY: check-data
-check-data: $(BASE) ## Show what the model would see of the rows, before any training.
-	@set -f; exec $(PYTHON) -m scripts.run $(RUN_FLAGS) --until check-data
+check-data: $(CHAIN_NEEDS) ## Show what the model would see of the rows, before any training.
+	@set -f; exec $(CHAIN) $(RUN_FLAGS) --until check-data
 
 ##@ Runs
 
@@ -116,7 +121,7 @@ report: $(BASE) ## Write the report of a run again: RUN=name.
 	@$(PYTHON) -m train.report --run "$$RUNS/$${RUN:?give RUN=name, make runs lists the names}"
 
 .PHONY: delete-run
-delete-run: $(BASE) ## Delete a run for good, after a question: RUN=name, YES=1 for no question.
+delete-run: $(CHAIN_NEEDS) ## Delete a run for good, after a question: RUN=name, YES=1 for no question.
 	@$(PYTHON) -m scripts.runs delete "$$RUN" $$(test "$$YES" != 1 || echo --yes) --runs-dir "$$RUNS"
 
 ##@ The image
@@ -124,6 +129,10 @@ delete-run: $(BASE) ## Delete a run for good, after a question: RUN=name, YES=1 
 .PHONY: image
 image: ## Build the training image: build/oci and build/image.json. Unchanged inputs build nothing.
 	@exec $(IMAGE) build $(IMAGE_FLAGS)
+
+.PHONY: image-test
+image-test: ## Run the image as user 1000, read-only, without network: sshd, mpirun, a fine-tune of some steps.
+	@exec "$$PYTHON3" -m scripts.image_run test
 
 .PHONY: image-base
 image-base: ## Save its operating system as build/base.tar, the base of builds without network.

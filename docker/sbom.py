@@ -40,16 +40,15 @@ def os_release() -> dict[str, str]:
 
 def debian_packages(system: dict[str, str]) -> list[dict]:
     """Every installed package, in dpkg's order."""
-    format_ = "${db:Status-Status} ${Package} ${Version} ${Architecture}\n"
-    listing = subprocess.run(
-        ["dpkg-query", "--show", f"--showformat={format_}"], capture_output=True, text=True, check=True
-    )
+    wanted = "--showformat=${db:Status-Status} ${Package} ${Version} ${Architecture}\n"
+    listing = subprocess.run(["dpkg-query", "--show", wanted], capture_output=True, text=True, check=True).stdout
     found = []
-    for status, name, version, architecture in map(str.split, listing.stdout.splitlines()):
+    for status, name, version, architecture in map(str.split, listing.splitlines()):
         if status == "installed":
-            purl = f"pkg:deb/{system['ID']}/{quote(name)}@{quote(version)}?arch={architecture}&distro={system['ID']}-{system['VERSION_ID']}"
+            where = f"arch={architecture}&distro={system['ID']}-{system['VERSION_ID']}"
+            purl = f"pkg:deb/{system['ID']}/{quote(name)}@{quote(version)}?{where}"
             licences = copyright_licences(Path("/usr/share/doc") / name / "copyright")
-            found.append(component("library", name, version, purl, licences))
+            found.append(component(name, version, purl, licences))
     return found
 
 
@@ -64,11 +63,9 @@ def copyright_licences(path: Path) -> list[str]:
 
 def python_package(distribution: Distribution) -> dict:
     """One Python distribution."""
-    metadata = distribution.metadata
-    name = re.sub(r"[-_.]+", "-", metadata["Name"]).lower()
-    return component(
-        "library", name, distribution.version, f"pkg:pypi/{name}@{quote(distribution.version)}", licence(metadata)
-    )
+    name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
+    purl = f"pkg:pypi/{name}@{quote(distribution.version)}"
+    return component(name, distribution.version, purl, licence(distribution.metadata))
 
 
 def licence(metadata) -> list[str]:
@@ -80,9 +77,9 @@ def licence(metadata) -> list[str]:
     return named or [line.strip()[:80] for line in (metadata["License"] or "").strip().splitlines()[:1]]
 
 
-def component(kind: str, name: str, version: str, purl: str, licences: list[str]) -> dict:
+def component(name: str, version: str, purl: str, licences: list[str]) -> dict:
     """One entry; licences are free names, since few packages say an identifier of SPDX's list."""
-    entry = {"type": kind, "bom-ref": purl, "name": name, "version": version, "purl": purl}
+    entry = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
     return entry | ({"licenses": [{"license": {"name": licence}} for licence in licences]} if licences else {})
 
 

@@ -22,15 +22,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from scripts import image_builder, image_layout
-from scripts.image_inputs import ARCHIVES, ROOT, archive_path, inputs_hash
+from scripts.image_inputs import ARCHIVES, ROOT, archive_path, files_hash, inputs_hash
+from scripts.image_layout import BUILD, LAYOUT, RECORD, read_record
 from train.errors import InputError, problem, run_program
 from train.files import write_json
 
 REPOSITORY = "localhost/tunefleet"
 TARGETS = ("cpu", "intel", "cuda")
-BUILD = ROOT / "build"
-RECORD = BUILD / "image.json"
-LAYOUT = BUILD / "oci"
 BASE_ARCHIVE = BUILD / "base.tar"
 
 
@@ -132,14 +130,6 @@ def build(builder: str, settings: SimpleNamespace) -> int:
     return 0
 
 
-def read_record() -> dict | None:
-    """build/image.json, if there is one."""
-    try:
-        return json.loads(RECORD.read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def write_files(builder: str, settings: SimpleNamespace, name: str, inputs: str) -> dict:
     """The image from the builder's store into build/oci, and its record into build/image.json."""
     packed, plain = BUILD / ".oci.tmp", BUILD / ".plain.tmp"
@@ -147,11 +137,11 @@ def write_files(builder: str, settings: SimpleNamespace, name: str, inputs: str)
         shutil.rmtree(leftover, ignore_errors=True)
     tag = name.rpartition(":")[2]
     print(f"image: writing build/oci, {settings.compression}", flush=True)
-    image_builder.export(builder, name, f"dir:{plain}")
     image_builder.export(builder, name, f"oci:{packed}:{tag}", settings.compression)
     image_layout.write_tag(packed, tag)
     descriptor, manifest, config = image_layout.read_layout(packed)
-    layers = image_layout.describe_layers(packed, plain)
+    layers = image_layout.describe_layers(packed, image_builder.unpacked_sizes(builder, name, plain))
+    sbom = json.loads(image_builder.read_file(builder, name, image_layout.SBOM))
     record = {
         "name": name,
         "repository": REPOSITORY,
@@ -165,12 +155,12 @@ def write_files(builder: str, settings: SimpleNamespace, name: str, inputs: str)
         "size": manifest["config"]["size"] + sum(layer["size"] for layer in layers),
         "unpacked_size": sum(layer["unpacked_size"] for layer in layers),
         "layers": layers,
-        "versions": image_layout.read_versions(plain),
+        "versions": image_layout.main_versions(sbom),
         "builder": image_builder.version(builder),
         "inputs": inputs,
+        "sources": files_hash(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    shutil.rmtree(plain)
     image_layout.put_in_place(packed, LAYOUT)
     write_json(RECORD, record)
     return record
@@ -184,9 +174,8 @@ def save_base(builder: str, settings: SimpleNamespace) -> int:
     partial.unlink(missing_ok=True)
     image_builder.export(builder, name, f"oci-archive:{partial}:os", "gzip")
     partial.replace(BASE_ARCHIVE)
-    print(
-        f"{BASE_ARCHIVE.relative_to(ROOT)}, {image_layout.mb(BASE_ARCHIVE.stat().st_size)}; on the machine without network:"
-    )
+    size = image_layout.mb(BASE_ARCHIVE.stat().st_size)
+    print(f"{BASE_ARCHIVE.relative_to(ROOT)}, {size}; on the machine without network:")
     print("  make image WHEELS=folder BASE_IMAGE=oci-archive:build/base.tar")
     return 0
 

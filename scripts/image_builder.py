@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shlex
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,7 +79,7 @@ def build_flags(builder: str, settings: SimpleNamespace, stage: str, name: str, 
 
 
 def import_base(builder: str, base: str) -> str:
-    """The name to build on: an archive is brought into the builder's store first, under a name that says its content."""
+    """The name to build on; an archive is brought into the builder's store first, named by its content."""
     if not base.startswith(ARCHIVES):
         return base
     name = f"localhost/tunefleet-base:{sha256(archive_path(base))[:12]}"
@@ -88,16 +91,43 @@ def import_base(builder: str, base: str) -> str:
     return name
 
 
-def export(builder: str, name: str, target: str, compression: str = "") -> None:
-    """Write an image of the builder's store to `target`, a transport of skopeo's; uncompressed without `compression`."""
+def export(builder: str, name: str, target: str, compression: str) -> None:
+    """Write an image of the builder's store to `target`, a place in skopeo's words, with compressed layers."""
     if builder == "docker":
-        packed = ["--dest-compress-format", compression] if compression else []
-        run(["skopeo", "copy", "--quiet", *packed, f"docker-daemon:{name}", target])
-        return
-    packed = ["--compression-format", compression] if compression else []
-    if builder == "buildah" and not compression:
-        packed = ["--disable-compression"]
-    run([builder, "push", "--quiet", *packed, name, target])
+        run(["skopeo", "copy", "--quiet", "--dest-compress-format", compression, f"docker-daemon:{name}", target])
+    else:
+        run([builder, "push", "--quiet", "--compression-format", compression, name, target])
+
+
+def unpacked_sizes(builder: str, name: str, scratch: Path) -> list[int]:
+    """The size of each layer before compression: buildah knows it, the others must write the layers out."""
+    if builder == "buildah":
+        return layer_sizes(json.loads(output(["buildah", "inspect", "--type", "image", name]))["Manifest"])
+    if builder == "podman":
+        run(["podman", "push", "--quiet", name, f"dir:{scratch}"])
+    else:
+        run(["skopeo", "copy", "--quiet", f"docker-daemon:{name}", f"dir:{scratch}"])
+    sizes = layer_sizes((scratch / "manifest.json").read_text())
+    shutil.rmtree(scratch)
+    return sizes
+
+
+def layer_sizes(manifest: str) -> list[int]:
+    """The sizes of a manifest's layers."""
+    return [layer["size"] for layer in json.loads(manifest)["layers"]]
+
+
+def read_file(builder: str, name: str, path: str) -> bytes:
+    """The content of a file in an image, without starting anything in it."""
+    if builder == "buildah":
+        script = 'c=$(buildah from --pull-never "$1"); m=$(buildah mount "$c"); cat "$m/$2"; buildah rm "$c" >&2'
+        words = [*(["buildah", "unshare"] if os.geteuid() else []), "sh", "-c", script, "sh", name, path]
+        return subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    container = output([builder, "create", name])
+    packed = subprocess.run([builder, "cp", f"{container}:{path}", "-"], check=True, stdout=subprocess.PIPE).stdout
+    run([builder, "rm", container], stdout=subprocess.DEVNULL)
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        return archive.extractfile(archive.getmembers()[0]).read()
 
 
 def remove(builder: str, names: list[str]) -> None:
@@ -112,19 +142,14 @@ def tags(builder: str, repository: str) -> list[str]:
     return sorted(word for word in words if not word.endswith(":<none>"))
 
 
-def run(words: list[str]) -> None:
+def run(words: list[str], **options: object) -> None:
     """Run a program to its end. Raises InputError when it fails; it has said why itself."""
-    status = subprocess.run(words, check=False).returncode
+    status = subprocess.run(words, check=False, **options).returncode
     if status:
         fix = "see its message above, then the same command again: what was done is kept"
-        raise InputError(problem(words[0], words[1], f"ended with exit code {status}", fix))
+        raise InputError(problem(" ".join(words[:2]), "", f"ended with exit code {status}", fix))
 
 
 def output(words: list[str], check: bool = True) -> str:
     """What a program prints, without the white space around it."""
     return subprocess.run(words, check=check, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-def readable_directory(key: str, path: Path, fix: str) -> list[str]:
-    """The problem of a directory that is not there, if it is not."""
-    return [] if path.is_dir() else [problem(key, str(path), "is no directory", fix)]

@@ -1,4 +1,4 @@
-"""What an image is built from, as one hash: the tag is its beginning, so a tag never moves and nothing is built twice."""
+"""What an image is built from, as one hash: the tag is its beginning, so a tag never moves."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ DOCKERFILE = ROOT / "docker" / "Dockerfile"
 ARCHIVES = ("oci-archive:", "docker-archive:")
 
 
-def inputs_hash(settings: SimpleNamespace, root: Path = ROOT) -> str:
-    """The sha256 over every file that is copied into the image or decides what is, and over every argument that does."""
-    parts = {
-        "files": {str(path.relative_to(root)): describe(path) for path in copied_files(root)},
-        "arguments": arguments(settings),
-        # Wheels that no lock pins by hash; the others are known by their lock.
-        "wheels": {path.name: sha256(path) for path in free_wheels(settings.wheels)},
-        "machine": platform.machine(),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def inputs_hash(settings: SimpleNamespace) -> str:
+    """The sha256 over all that decides what is in the image: files, arguments, and wheels that no lock pins."""
+    wheels = {path.name: sha256(path) for path in free_wheels(settings.wheels)}
+    return hash_of([files_hash(), arguments(settings), wheels, platform.machine()])
+
+
+def files_hash(root: Path = ROOT) -> str:
+    """The sha256 over names and contents of the files of this checkout that are built into an image."""
+    return hash_of({str(path.relative_to(root)): describe(path) for path in copied_files(root)})
+
+
+def hash_of(value: object) -> str:
+    """The sha256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def copied_files(root: Path = ROOT) -> list[Path]:
@@ -43,7 +47,7 @@ def copied_files(root: Path = ROOT) -> list[Path]:
 
 
 def describe(path: Path) -> str:
-    """Content and the one bit of a file's mode that git keeps; neither times nor umask, which differ between checkouts."""
+    """Content and the one bit of a file's mode that git keeps; times and umask differ between checkouts."""
     return f"{sha256(path)}{' x' if path.stat().st_mode & 0o100 else ''}"
 
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import tarfile
 from pathlib import Path
 
+from scripts.image_inputs import ROOT
+
+BUILD = ROOT / "build"
+RECORD = BUILD / "image.json"
+LAYOUT = BUILD / "oci"
 SBOM = "usr/share/tunefleet/sbom.cdx.json"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+
+
+def read_record() -> dict | None:
+    """build/image.json, if there is one."""
+    try:
+        return json.loads(RECORD.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def read_layout(layout: Path) -> tuple[dict, dict, dict]:
@@ -30,13 +42,9 @@ def write_tag(layout: Path, tag: str) -> None:
     (layout / "index.json").write_text(json.dumps(index))
 
 
-def describe_layers(layout: Path, plain: Path) -> list[dict]:
-    """Every layer: how it is shipped, what it is unpacked, and the step of the Dockerfile that made it.
-
-    `plain` is the same image with uncompressed layers, as skopeo's dir: writes it.
-    """
+def describe_layers(layout: Path, unpacked: list[int]) -> list[dict]:
+    """Every layer: how it is shipped, what it is unpacked, and the step of the Dockerfile that made it."""
     _, manifest, config = read_layout(layout)
-    sizes = {layer["digest"]: layer["size"] for layer in json.loads((plain / "manifest.json").read_text())["layers"]}
     steps = [step.get("created_by", "") for step in config["history"] if not step.get("empty_layer")]
     return [
         {
@@ -44,35 +52,27 @@ def describe_layers(layout: Path, plain: Path) -> list[dict]:
             "media_type": layer["mediaType"],
             "size": layer["size"],
             "diff_id": diff_id,
-            "unpacked_size": sizes[diff_id],
-            "created_by": " ".join(step.split()),
+            "unpacked_size": size,
+            "created_by": plain_step(step),
         }
-        for layer, diff_id, step in zip(manifest["layers"], config["rootfs"]["diff_ids"], steps)  # noqa: B905
+        for layer, diff_id, size, step in zip(
+            manifest["layers"], config["rootfs"]["diff_ids"], unpacked, steps, strict=True
+        )
     ]
 
 
-def read_versions(plain: Path) -> dict[str, str]:
-    """The versions that matter, by the bill of materials in the image's layers."""
-    for layer in reversed(json.loads((plain / "manifest.json").read_text())["layers"]):
-        path = plain / layer["digest"].partition(":")[2]
-        if path.stat().st_size > 50_000_000:  # the file is in a layer of its own, far smaller
-            continue
-        with tarfile.open(path) as archive:
-            if SBOM in archive.getnames():
-                return main_versions(json.load(archive.extractfile(SBOM)))
-    return {}
+def plain_step(step: str) -> str:
+    """A step of a Dockerfile without what builders put around it."""
+    step = re.sub(r"^(\|\d+ .*?)?/bin/sh -c (#\(nop\) )?|# buildkit$", "", " ".join(step.split()))
+    return re.sub(r"\b(dir|file|multi):[0-9a-f]{64} in ", "", step).strip() or "the base"
 
 
 def main_versions(sbom: dict) -> dict[str, str]:
-    """Python's, torch's, its companions' and MPI's versions out of a bill of materials."""
-    wanted = ("python3.", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "openmpi-bin",
-              "impi-rt", "intel-", "oneccl", "openssh-server")  # fmt: skip
-    exact = {one["name"]: one["version"] for one in sbom["components"]}
-    return {
-        name: version
-        for name, version in sorted(exact.items())
-        if name in wanted or name.startswith(("intel-", "oneccl")) or name.rstrip("0123456789") == "python3."
-    }
+    """The versions that matter out of a bill of materials: Python's, torch's, its companions', MPI's."""
+    wanted = (
+        r"python3\.\d+|torch|transformers|peft|accelerate|datasets|bitsandbytes|openmpi-bin|impi-rt|(intel|oneccl)-.*"
+    )
+    return {one["name"]: one["version"] for one in sbom["components"] if re.fullmatch(wanted, one["name"])}
 
 
 def is_whole(layout: Path, digest: str) -> bool:

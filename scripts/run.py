@@ -11,6 +11,7 @@ own run again and goes on where it stopped; anything else is a new run beside it
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,7 @@ def claim(run: Path, plan: SimpleNamespace, values: dict) -> None:
             "layout": plan.layout.as_dict(),
             "seed": plan.recipe.seed,
             "git": git_commit(),
+            "image": os.environ.get("TUNEFLEET_IMAGE"),
             "stages": {},
         },
     )
@@ -263,7 +265,10 @@ def now() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of this checkout, None outside of one."""
+    """The commit of this checkout, None outside of one. An image holds no git, and is told by who starts it."""
+    told = os.environ.get("TUNEFLEET_COMMIT")
+    if told is not None or not shutil.which("git"):
+        return told or None
     found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
 

@@ -1,0 +1,143 @@
+"""Programs inside the image on this machine, behind `make run IN_IMAGE=1` and `make image-test`.
+
+    python -m scripts.image_run chain --overlay demo --runs-dir runs
+    python -m scripts.image_run test
+
+`chain` takes the arguments of scripts.run. Needs Python's own library, an image (make image) and podman or docker.
+The names of files are the same inside, so a run has the same name, and goes on, inside and outside.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from scripts.image_builder import output
+from scripts.image_engine import choose_engine, load, locked_down, mount
+from scripts.image_inputs import ROOT, files_hash
+from scripts.image_layout import read_record
+from train.errors import InputError, problem, run_program
+
+INSIDE = Path("/opt/tunefleet")
+PATH_FLAGS = ("--model", "--data", "--validation-data")
+
+
+def main() -> int:
+    what, given = sys.argv[1:2], sys.argv[2:]
+    if what not in (["chain"], ["test"]):
+        sys.exit(__doc__)
+    record = read_record()
+    if record is None:
+        raise InputError(problem("build/image.json", "", "is not there: no image was built", "make image"))
+    if record["sources"] != files_hash():
+        print(
+            "image: built from other sources than this checkout's; `make image` builds the present ones",
+            file=sys.stderr,
+        )
+    problems = [] if what == ["test"] else missing(given)
+    if problems:
+        raise InputError(problems)
+    engine = choose_engine(os.environ.get("BUILDER", ""))
+    load(engine, record)
+    words = test_command(engine, record) if what == ["test"] else chain_command(engine, record, given)
+    sys.stdout.flush()
+    # In this process's place: a Ctrl-C and the exit code go straight from one to the other.
+    os.execvp(words[0], words)
+
+
+# ---- the chain ----
+
+
+def chain_command(engine: str, record: dict, given: list[str]) -> list[str]:
+    """The container that runs scripts.run in this checkout, with what its arguments name and nothing else."""
+    runs = Path(value_of(given, "--runs-dir") or "runs").absolute()
+    runs.mkdir(parents=True, exist_ok=True)
+    words = locked_down(engine, record, f"{os.getuid()}:{os.getgid()}")
+    words += [*mount(ROOT / "kustomize", INSIDE / "kustomize"), *mount(ROOT / "demo"), *mount(runs, writable=True)]
+    mounted = (ROOT / "demo", runs)
+    words += [flag for path in sorted(named_paths(given)) if not within(path, mounted) for flag in mount(path)]
+    hub = hub_cache()
+    if hub.is_dir():
+        words += [*mount(hub), "--env", f"HF_HUB_CACHE={hub}"]
+    words += ["--env", f"TUNEFLEET_IMAGE={record['name']}@{record['digest']}", "--env", f"TUNEFLEET_COMMIT={commit()}"]
+    return [*words, "--workdir", str(Path.cwd()), record["name"], "python", "-m", "scripts.run", *given]
+
+
+def value_of(given: list[str], flag: str) -> str:
+    """What follows a flag, empty where it is not given."""
+    return given[given.index(flag) + 1] if flag in given[:-1] else ""
+
+
+def missing(given: list[str]) -> list[str]:
+    """Problems of files and directories on the make line that are not there; a name on the hub may be in its cache."""
+    problems = []
+    for flag in PATH_FLAGS:
+        value = value_of(given, flag)
+        on_the_hub = flag == "--model" and re.fullmatch(r"[\w.-]+/[\w.-]+", value)
+        if value and not Path(value).exists() and not on_the_hub:
+            key = flag[2:].upper().replace("-", "_")
+            problems.append(problem(key, value, "is not there", "give the path of a file or directory on this machine"))
+    return problems
+
+
+def named_paths(given: list[str]) -> set[Path]:
+    """Every file and directory that the arguments or the use case's recipe name, and where links in them lead to."""
+    recipe = ROOT / "kustomize" / "overlays" / value_of(given, "--overlay") / "train.yaml"
+    words = [*given, *(recipe.read_text().splitlines() if recipe.is_file() else [])]
+    values = [re.sub(r"^\w+(=|: *)", "", word).partition(" #")[0].strip(" \"'") for word in words]
+    paths = {Path(value).absolute() for value in values if is_there(value)}
+    links = [link for path in paths if path.is_dir() for link in path.rglob("*") if link.is_symlink() and link.exists()]
+    return paths | {link.resolve().parent for link in links}
+
+
+def within(path: Path, directories: tuple[Path, ...]) -> bool:
+    """Whether a path is one of the directories or lies in one."""
+    return any(directory == path or directory in path.parents for directory in directories)
+
+
+def is_there(value: str) -> bool:
+    """Whether a word is the path of something; a long text, such as a prompt, is no path at all."""
+    try:
+        return bool(value) and Path(value).exists()
+    except OSError:
+        return False
+
+
+def hub_cache() -> Path:
+    """Where the hub's libraries keep models on this machine."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").absolute()
+
+
+def commit() -> str:
+    """The commit of this checkout; empty where there is no git or no repository."""
+    try:
+        return output(["git", "-C", str(ROOT), "rev-parse", "HEAD"], check=False)
+    except OSError:
+        return ""
+
+
+# ---- the test ----
+
+
+def test_command(engine: str, record: dict) -> list[str]:
+    """The container that tests the image, as user 1000."""
+    words = locked_down(engine, record, "1000:1000")
+    # sshd's key lies where MPI Operator mounts it. The two hosts are this one by other names: mpirun takes ssh to them.
+    words += [
+        "--tmpfs",
+        "/home/mpiuser/.ssh:rw,mode=1777",
+        "--add-host",
+        "first:127.0.0.2",
+        "--add-host",
+        "second:127.0.0.3",
+    ]
+    words += [*mount(ROOT / "kustomize", INSIDE / "kustomize"), *mount(ROOT / "demo", INSIDE / "demo")]
+    words += mount(ROOT / "docker" / "image-test.sh", Path("/image-test.sh"))
+    return [*words, record["name"], "bash", "/image-test.sh"]
+
+
+if __name__ == "__main__":
+    run_program(main)
