@@ -7,15 +7,17 @@ the others close up. Where no node can give (the first one, a firewall between n
 row and not a swarm: docs/decisions/0008-image-by-a-row-of-nodes.md.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 SILENT = 5.0  # seconds without a word after which a node counts as silent: agents speak every other second
-BEHIND = 3.0  # seconds of full speed by which a node must lag behind its source before it is moved
-SETTLING = 5.0  # seconds a new link is given before it is judged
+BEHIND = 3.0  # seconds of its own speed by which a node must lag behind its source, and for how long, until it is moved
 SLOW = 0.5  # of the best rate seen: above it a lag is caught up and nobody is moved
 WINDOW = 5.0  # seconds over which rates are measured
+SHORTEST = 2.0  # seconds over which they are measured at least: chunks are reported in bursts
 AGAIN = 15.0  # seconds until a source that failed is tried again; doubled each time
+LAGGARDS = 3  # nodes that lag behind the same source, until it is taken for the slow one
+TOGETHER = 10.0  # seconds: two sources that fail a node within these are a firewall, and the others are not tried
 
 
 @dataclass
@@ -29,9 +31,13 @@ class Node:
     heard: float = float("-inf")
     source: str | None = None  # the node it takes from
     linked: float = 0.0  # since when
-    gives: bool = True  # False once two nodes lagged behind it: its way out is slow
+    lagging: float | None = None  # since when it has been slow and behind its source
+    gave: float = 0.0  # the best rate anybody had from it
+    gives: bool = True  # False once its way out has proven slow
     refused: dict[str, float] = field(default_factory=dict)  # sources that failed it, and until when
     failures: dict[str, int] = field(default_factory=dict)
+    failed_at: float = float("-inf")  # when a source last failed it
+    alone: float = float("-inf")  # until then it takes from the workstation only
     history: deque = field(default_factory=deque)  # (time, chunks)
 
     @property
@@ -55,7 +61,7 @@ class Node:
     def rate(self) -> float:
         """Chunks a second, lately."""
         (start, first), (end, last) = self.history[0], self.history[-1]
-        return (last - first) / (end - start) if end > start else 0.0
+        return (last - first) / max(end - start, SHORTEST)
 
 
 class Links:
@@ -66,15 +72,18 @@ class Links:
         # Whoever needs most stands first: it can give to all who need less. Within that, the order of the inventory.
         self.row = [node.name for node in sorted(nodes, key=lambda node: -sum(node.need))]
         self.best = 0.0  # rate, chunks a second
-        self.blamed: dict[str, str] = {}  # source -> the node that lagged behind it
+        self.blamed: dict[str, set[str]] = defaultdict(set)  # source -> those that lagged behind it
 
     def step(self, now: float) -> dict[str, str | None]:
         """The source of each unfinished node that speaks: a node's name, or None for the workstation."""
-        unfinished = [self.nodes[name] for name in self.row if not self.nodes[name].done and self.nodes[name].address]
-        for node in unfinished:
+        ready = [self.nodes[name] for name in self.row if self.nodes[name].address]
+        for node in ready:
             node.record(now)
-            if now - node.linked >= SETTLING:
-                self.best = max(self.best, node.rate())
+            self.best = max(self.best, node.rate())
+            if node.source and now - node.linked >= WINDOW:
+                source = self.nodes[node.source]
+                source.gave = max(source.gave, node.rate())
+        unfinished = [node for node in ready if not node.done]
         for node in unfinished:
             if not node.speaks(now) or self.is_behind(node, now):
                 self.move_to_end(node.name)
@@ -82,17 +91,30 @@ class Links:
 
     def is_behind(self, node: Node, now: float) -> bool:
         """Whether it holds up those after it, though its source has more for it."""
-        if now - node.linked < SETTLING or not self.is_waited_for(node):
+        if now - node.linked < BEHIND or not self.lags(node) or not self.is_waited_for(node):
+            node.lagging = None
             return False
-        if node.source is None:  # the workstation, which has everything
-            behind = node.rate() < SLOW * self.best
-            self.best *= SLOW if behind else 1.0  # should it be the workstation's line: do not turn the row for ever
-            return behind
-        source = self.nodes[node.source]
-        behind = node.lacks(source) > max(8.0, BEHIND * self.best) and node.rate() < SLOW * self.best
-        if behind and self.blamed.setdefault(source.name, node.name) != node.name:
-            source.gives = False  # a second one behind the same source: it is the source that is slow
-        return behind
+        node.lagging = node.lagging or now
+        if now - node.lagging < BEHIND:
+            return False
+        node.lagging = None
+        if node.source:
+            self.blame(node.source, node)
+        else:
+            self.best *= SLOW  # should it be the workstation's line: do not turn the row for ever
+        return True
+
+    def lags(self, node: Node) -> bool:
+        """Whether it is slow, and behind its source; the workstation has everything."""
+        lacks = node.lacks(self.nodes[node.source]) if node.source else sum(node.need) - sum(node.have)
+        return node.rate() < SLOW * self.best and lacks > BEHIND * node.rate()
+
+    def blame(self, source: str, node: Node) -> None:
+        """Slow are those that lag; but where several lag behind one source, and nobody was fast there, it is the source."""
+        self.blamed[source].add(node.name)
+        enough = min(LAGGARDS, len(self.nodes) - 1)
+        if len(self.blamed[source]) >= enough and self.nodes[source].gave < SLOW * self.best:
+            self.nodes[source].gives = False
 
     def is_waited_for(self, node: Node) -> bool:
         return any(other.source == node.name and not other.done for other in self.nodes.values())
@@ -107,6 +129,8 @@ class Links:
         self.row.append(name)
 
     def find_source(self, node: Node, now: float) -> str | None:
+        if now < node.alone:
+            return None
         at = self.row.index(node.name)
         before = reversed(self.row[:at])
         after = (name for name in self.row[at + 1 :] if self.nodes[name].done)
@@ -122,3 +146,6 @@ class Links:
         node = self.nodes[name]
         count = node.failures[source] = node.failures.get(source, 0) + 1
         node.refused[source] = float("inf") if forever else now + AGAIN * 2 ** (count - 1)
+        if now - node.failed_at < TOGETHER and not forever:
+            node.alone = now + AGAIN * 2 ** max(node.failures.values())
+        node.failed_at = now

@@ -136,9 +136,16 @@ class Spread:
             if self.links.nodes[target.name].done:
                 target.follower.order(whole=True)
             target.follower.hang_up()
-        for target in followed:
-            if self.links.nodes[target.name].done:
-                target.follower.process.wait()
+        waiting = [target for target in followed if self.links.nodes[target.name].done]
+        while waiting:
+            time.sleep(TICK)
+            now = time.monotonic()
+            for target in [target for target in waiting if target.follower.process.poll() is not None]:
+                target.seconds = now - self.began
+                waiting.remove(target)
+            if waiting and now - self.told >= TELL * 2:
+                self.told = now
+                self.tell(f"all layers are there; still importing: {', '.join(target.name for target in waiting)}")
 
     def hear(self, name: str, word: dict) -> None:
         """What an agent says; called from the reader of its line."""
