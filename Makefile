@@ -76,7 +76,8 @@ DEV := $(VENV)/.installed-dev
 ANSIBLE := $(VENV)/.installed-ansible
 PYTHON := $(VENV)/bin/python
 PIP_TOOLS := pip-tools==7.6.2
-SHELL_SCRIPTS := .ci/run scripts/venv.sh
+SHELL_SCRIPTS := .ci/run scripts/venv.sh docker/entrypoint.sh docker/image-test.sh docker/os-packages.sh \
+	docker/python-packages.sh
 # Values of run and check-data; an empty variable gives no flag, and SET alone is split at spaces (set -f: no globbing).
 RUN_FLAGS = --overlay "$$OVERLAY" $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"} \
 	$${VALIDATION_DATA:+--validation-data "$$VALIDATION_DATA"} $${NPROC:+--nproc "$$NPROC"} \
@@ -160,18 +161,25 @@ image-remove: $(ANSIBLE) ## Take the image from the nodes, and what unfinished p
 
 .PHONY: test
 test: lint ## Formatting, linters, generated files, unit tests, every bad input, the demo end to end (minutes).
-	$(PYTHON) -m pytest -m "not faults"
+	$(PYTHON) -m pytest -m "not faults and not nodes"
 
 .PHONY: test-faults
 test-faults: $(DEV) ## Kills at random moments, one recipe on several layouts of processes, use cases (many minutes).
 	$(PYTHON) -m pytest -m faults
 
+.PHONY: test-nodes
+test-nodes: $(DEV) ## Push to real nodes, with faults: TUNEFLEET_TEST_INVENTORY, or the test equipment's testbed (minutes).
+	$(PYTHON) -m pytest -m nodes
+
+.PHONY: test-image
+test-image: $(DEV) ## Build the image without network and run it: needs buildah, podman, mmdebstrap and root (minutes).
+	$(PYTHON) -m pytest -m image
+
 .PHONY: lint
 lint: $(DEV) ## Formatting and linters only.
-	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
-	$(PYTHON) -m yamllint --strict .
+	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(PYTHON) -m yamllint --strict .
 	cd ansible && ../$(VENV)/bin/ansible-lint --quiet --config-file ../.ansible-lint.yml
-	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
+	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS) && $(VENV)/bin/hadolint docker/Dockerfile
 
 .PHONY: format
 format: $(DEV) ## Bring Python into the house's form.

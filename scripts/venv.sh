@@ -123,6 +123,7 @@ download_wheels() {
   fetch "$folder" --no-deps --require-hashes -r requirements.txt
   fetch "$folder" --no-deps --require-hashes -r requirements-ansible.txt
   fetch "$folder" --no-deps --require-hashes -r requirements-dev.txt
+  fetch "$folder" --no-deps --require-hashes -r docker/requirements-openmp.txt # for the image
   say "$folder holds $(find "$folder" -type f | wc -l) files; elsewhere: make run WHEELS=\"$folder\""
 }
 
