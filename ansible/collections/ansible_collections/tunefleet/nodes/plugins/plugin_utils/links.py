@@ -110,7 +110,7 @@ class Links:
         return node.rate() < SLOW * self.best and lacks > BEHIND * node.rate()
 
     def blame(self, source: str, node: Node) -> None:
-        """Slow are those that lag; but where several lag behind one source, and nobody was fast there, it is the source."""
+        """Slow is who lags; but where several lag behind one source, and nobody was fast there, it is the source."""
         self.blamed[source].add(node.name)
         enough = min(LAGGARDS, len(self.nodes) - 1)
         if len(self.blamed[source]) >= enough and self.nodes[source].gave < SLOW * self.best:

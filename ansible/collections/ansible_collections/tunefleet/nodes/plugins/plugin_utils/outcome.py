@@ -45,7 +45,7 @@ def find_problem(done: list[dict], travelled: list[dict]) -> str:
         return "was never reached"
     for step in done:
         if step.get("unreachable"):
-            said = step.get("msg", "").strip()
+            said = step.get("msg", "").strip().rsplit("over ssh: ", 1)[-1]  # ssh's own words, without Ansible's
             return f"ssh does not reach it: {said}\n  fix: ssh to it by hand with the inventory's settings"
         if step.get("problem") or step.get("failed"):
             return step.get("problem") or step.get("msg", "failed")
