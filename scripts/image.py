@@ -152,7 +152,8 @@ def write_files(builder: str, settings: SimpleNamespace, name: str, inputs: str)
         "architecture": config["architecture"],
         "os": config["os"],
         "layout": "build/oci",
-        "size": manifest["config"]["size"] + sum(layer["size"] for layer in layers),
+        # Each blob once: a layer that the base holds already may come a second time.
+        "size": manifest["config"]["size"] + sum({layer["digest"]: layer["size"] for layer in layers}.values()),
         "unpacked_size": sum(layer["unpacked_size"] for layer in layers),
         "layers": layers,
         "versions": image_layout.main_versions(sbom),

@@ -12,7 +12,7 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from scripts.image_inputs import ARCHIVES, DOCKERFILE, ROOT, archive_path, sha256
+from scripts.image_inputs import ARCHIVES, DOCKERFILE, ROOT, archive_path, sha256, wheels_hash
 from train.errors import InputError, problem
 
 BUILDERS = ("buildah", "podman", "docker")
@@ -64,6 +64,7 @@ def command(builder: str) -> list[str]:
 def build_flags(builder: str, settings: SimpleNamespace, stage: str, name: str, inputs: str) -> list[str]:
     """What a build is told, apart from its beginning and the directory."""
     given = {"INPUTS": inputs, "TORCH_INDEX": settings.torch_index, "ONECCL_INDEX": settings.oneccl_index}
+    given["WHEELS_HASH"] = wheels_hash(settings.wheels)
     given["BASE_IMAGE"] = import_base(builder, settings.base_image)
     given.update((key, os.environ.get(key, "")) for key in PASSED_ON)
     if builder == "docker":

@@ -17,8 +17,12 @@ ARCHIVES = ("oci-archive:", "docker-archive:")
 
 def inputs_hash(settings: SimpleNamespace) -> str:
     """The sha256 over all that decides what is in the image: files, arguments, and wheels that no lock pins."""
-    wheels = {path.name: sha256(path) for path in free_wheels(settings.wheels)}
-    return hash_of([files_hash(), arguments(settings), wheels, platform.machine()])
+    return hash_of([files_hash(), arguments(settings), wheels_hash(settings.wheels), platform.machine()])
+
+
+def wheels_hash(wheels: Path | None) -> str:
+    """The sha256 over the wheels of the folder that no lock pins; empty without a folder."""
+    return hash_of({path.name: sha256(path) for path in free_wheels(wheels)}) if wheels else ""
 
 
 def files_hash(root: Path = ROOT) -> str:
@@ -71,10 +75,8 @@ def archive_path(base: str) -> Path:
     return Path(base.partition(":")[2])
 
 
-def free_wheels(wheels: Path | None) -> list[Path]:
+def free_wheels(wheels: Path) -> list[Path]:
     """The wheels of the folder whose hash no lock holds: torch and what comes with it."""
-    if wheels is None:
-        return []
     locked = "".join((ROOT / name).read_text() for name in ("requirements.txt", "docker/requirements-openmp.txt"))
     names = set(re.findall(r"^([a-z0-9][a-z0-9._-]*)==", locked, re.MULTILINE))
     return [path for path in sorted(wheels.glob("*.whl")) if distribution(path) not in names and is_torch(path)]

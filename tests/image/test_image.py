@@ -49,10 +49,7 @@ def test_the_layout_holds_every_blob_under_its_own_hash_and_none_besides(world, 
         with path.open("rb") as file:
             assert hashlib.file_digest(file, "sha256").hexdigest() == path.name
     assert {layer["media_type"] for layer in found["layers"]} == {"application/vnd.oci.image.layer.v1.tar+zstd"}
-    assert (
-        found["size"]
-        == sum(path.stat().st_size for path in blobs) - (layout / "blobs/sha256" / found["digest"][7:]).stat().st_size
-    )
+    assert found["size"] == sum(path.stat().st_size for path in blobs if path.name != found["digest"][7:])
 
 
 def test_unchanged_inputs_build_nothing(world, make, image):

@@ -112,8 +112,10 @@ def test_of_a_wheel_folder_only_those_count_that_no_lock_pins(tmp_path):
     before = inputs_hash(settings(wheels=tmp_path))
     (tmp_path / "numpy-2.4.6-cp311.whl").unlink()
     assert inputs_hash(settings(wheels=tmp_path)) == before
+    told = build_flags(wheels=tmp_path)
     (tmp_path / "torch-2.13.0+cpu-cp311.whl").write_text("another build of it")
     assert inputs_hash(settings(wheels=tmp_path)) != before
+    assert build_flags(wheels=tmp_path) != told  # else the builder would take the old torch out of its cache
 
 
 # ---- the Dockerfile ----
