@@ -20,6 +20,7 @@ HOW = {
     "buildah": "apt-get install buildah (Debian, Ubuntu) or dnf install buildah (Fedora, RHEL)",
     "podman": "apt-get install podman, dnf install podman or brew install podman",
     "docker": "docs.docker.com/engine/install, or apt-get install docker.io",
+    "buildx": "install the package docker-buildx or docker-buildx-plugin; or take BUILDER=buildah or podman",
     "skopeo": "apt-get install skopeo, dnf install skopeo or brew install skopeo",
 }
 # One time for every file and for the image, 2026-01-01: the same content gives the same layer whenever it is built.
@@ -36,10 +37,20 @@ def choose_builder(wanted: str) -> str:
     if found is None:
         what = f"{wanted} is not installed" if wanted else f"none of {', '.join(BUILDERS)} is installed"
         raise InputError(problem("BUILDER", "", what, HOW[wanted or "buildah"]))
-    if found == "docker" and not shutil.which("skopeo"):
-        what = "docker needs skopeo beside it, to write the image as an OCI layout"
-        raise InputError(problem("BUILDER", "docker", what, HOW["skopeo"]))
+    problems = check_docker() if found == "docker" else []
+    if problems:
+        raise InputError(problems)
     return found
+
+
+def check_docker() -> list[str]:
+    """What docker lacks: buildx, which knows bind mounts and build contexts, and skopeo, which writes OCI layouts."""
+    problems = []
+    if subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode:
+        problems.append(problem("BUILDER", "docker", "has no buildx, which the build needs", HOW["buildx"]))
+    if not shutil.which("skopeo"):
+        problems.append(problem("BUILDER", "docker", "needs skopeo beside it, to write an OCI layout", HOW["skopeo"]))
+    return problems
 
 
 def version(builder: str) -> str:
@@ -56,7 +67,7 @@ def build(builder: str, settings: SimpleNamespace, stage: str, name: str, inputs
 def command(builder: str) -> list[str]:
     """The beginning of a build; layers are cached, and the times in them fixed where the builder can."""
     if builder == "docker":
-        return ["docker", "build"]
+        return ["docker", "buildx", "build", "--load"]
     start = ["buildah", "bud"] if builder == "buildah" else ["podman", "build"]
     return [*start, "--layers", "--format", "oci", "--timestamp", TIMESTAMP, "--pull=false"]
 

@@ -201,7 +201,7 @@ def test_the_first_builder_that_is_here_is_taken(programs):
     [
         ("", [], ["none of buildah, podman, docker is installed", "apt-get install buildah"]),
         ("podman", ["docker"], ["podman is not installed", "apt-get install podman"]),
-        ("docker", ["docker"], ["docker needs skopeo", "apt-get install skopeo"]),
+        ("docker", ["docker"], ["docker: needs skopeo", "apt-get install skopeo"]),
         ("kaniko", [], ["kaniko", "is no builder", "buildah, podman, docker"]),
     ],
 )
@@ -210,6 +210,14 @@ def test_a_missing_builder_is_named_with_the_way_to_get_it(programs, wanted, the
     with pytest.raises(InputError) as error:
         image_builder.choose_builder(wanted)
     assert all(word in str(error.value) for word in words)
+
+
+def test_a_docker_without_buildx_is_told_so_before_it_starts(programs):
+    (programs / "docker").write_text("#!/bin/sh\nexit 1\n")
+    (programs / "docker").chmod(0o755)
+    with pytest.raises(InputError, match="no buildx") as error:
+        image_builder.choose_builder("docker")
+    assert len(error.value.problems) == 2
 
 
 # ---- bad input ----
