@@ -41,7 +41,7 @@ install_locked() {
 }
 
 # What only compilers and testers need goes. Byte code is made here, for a read-only image cannot; it is not compared
-# with its source's time, since all files of a layer get the same one.
+# with its source's time, since all files of a layer get the same one. Files for a newer Python do not compile: no error.
 finish() {
   rm -rf "$packages"/torch/{include,share,test} "$packages"/torch/bin/{protoc*,test_*,*_test}
   find "$packages" -depth -type d \( -name tests -o -name include \) -exec rm -rf {} +
@@ -49,7 +49,7 @@ finish() {
   # Of Intel's OpenMP package only the runtime: the rest, 90 MB, offloads to devices.
   rm -rf /opt/venv/opt/compiler
   find /opt/venv/lib -maxdepth 1 \( -name 'libomp*' -o -name 'libarcher*' -o -name 'libiomp*' \) ! -name libiomp5.so -delete
-  PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/venv/lib || true
+  PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -q -q -f --invalidation-mode unchecked-hash /opt/venv/lib || true
 }
 
 main "$@"

@@ -17,7 +17,7 @@ from pathlib import Path
 from scripts.image_builder import output
 from scripts.image_engine import choose_engine, load, locked_down, mount
 from scripts.image_inputs import ROOT, files_hash
-from scripts.image_layout import read_record
+from scripts.image_layout import LAYOUT, is_whole, read_record
 from train.errors import InputError, problem, run_program
 
 INSIDE = Path("/opt/tunefleet")
@@ -29,8 +29,8 @@ def main() -> int:
     if what not in (["chain"], ["test"]):
         sys.exit(__doc__)
     record = read_record()
-    if record is None:
-        raise InputError(problem("build/image.json", "", "is not there: no image was built", "make image"))
+    if record is None or not is_whole(LAYOUT, record["digest"]):
+        raise InputError(problem("build/image.json", "", "is not there or not whole: no image was built", "make image"))
     if record["sources"] != files_hash():
         print(
             "image: built from other sources than this checkout's; `make image` builds the present ones",
@@ -85,7 +85,8 @@ def missing(given: list[str]) -> list[str]:
 def named_paths(given: list[str]) -> set[Path]:
     """Every file and directory that the arguments or the use case's recipe name, and where links in them lead to."""
     recipe = ROOT / "kustomize" / "overlays" / value_of(given, "--overlay") / "train.yaml"
-    words = [*given, *(recipe.read_text().splitlines() if recipe.is_file() else [])]
+    words = [word for word in given if word != value_of(given, "--runs-dir")]
+    words += recipe.read_text().splitlines() if recipe.is_file() else []
     values = [re.sub(r"^\w+(=|: *)", "", word).partition(" #")[0].strip(" \"'") for word in words]
     paths = {Path(value).absolute() for value in values if is_there(value)}
     links = [link for path in paths if path.is_dir() for link in path.rglob("*") if link.is_symlink() and link.exists()]
