@@ -150,8 +150,9 @@ def remove(builder: str, names: list[str]) -> None:
 
 def tags(builder: str, repository: str) -> list[str]:
     """All names under a repository in the builder's store."""
-    words = output([builder, "images", "--format", "{{.Repository}}:{{.Tag}}", repository], check=False).split()
-    return sorted(word for word in words if not word.endswith(":<none>"))
+    field = "Name" if builder == "buildah" else "Repository"
+    words = output([builder, "images", "--format", f"{{{{.{field}}}}}:{{{{.Tag}}}}"]).split()
+    return sorted(word for word in words if word.startswith(f"{repository}:") and not word.endswith(":<none>"))
 
 
 def run(words: list[str], **options: object) -> None:

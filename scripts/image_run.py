@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
-from scripts.image_builder import output
 from scripts.image_engine import choose_engine, load, locked_down, mount
 from scripts.image_inputs import ROOT, files_hash
 from scripts.image_layout import LAYOUT, is_whole, read_record
@@ -114,8 +114,9 @@ def hub_cache() -> Path:
 
 def commit() -> str:
     """The commit of this checkout; empty where there is no git or no repository."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     try:
-        return output(["git", "-C", str(ROOT), "rev-parse", "HEAD"], check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         return ""
 
