@@ -96,7 +96,7 @@ def import_base(builder: str, base: str) -> str:
         return base
     name = f"localhost/tunefleet-base:{sha256(archive_path(base))[:12]}"
     if builder == "docker":
-        run(["skopeo", "copy", "--quiet", base, f"docker-daemon:{name}"])
+        run(["skopeo", "copy", "--quiet", *daemon("dest"), base, f"docker-daemon:{name}"])
     elif output([builder, "images", "--quiet", name], check=False) == "":
         identifier = output([builder, "pull", "--quiet", base]).split()[-1]
         run([builder, "tag", identifier, name])
@@ -106,9 +106,16 @@ def import_base(builder: str, base: str) -> str:
 def export(builder: str, name: str, target: str, compression: str) -> None:
     """Write an image of the builder's store to `target`, a place in skopeo's words, with compressed layers."""
     if builder == "docker":
-        run(["skopeo", "copy", "--quiet", "--dest-compress-format", compression, f"docker-daemon:{name}", target])
+        packed = ["--dest-compress-format", compression]
+        run(["skopeo", "copy", "--quiet", *daemon("src"), *packed, f"docker-daemon:{name}", target])
     else:
         run([builder, "push", "--quiet", "--compression-format", compression, name, target])
+
+
+def daemon(side: str) -> list[str]:
+    """The words that lead skopeo to docker's daemon; unlike docker it does not look at DOCKER_HOST itself."""
+    host = os.environ.get("DOCKER_HOST")
+    return [f"--{side}-daemon-host", host] if host else []
 
 
 def unpacked_sizes(builder: str, name: str, scratch: Path) -> list[int]:
@@ -118,7 +125,7 @@ def unpacked_sizes(builder: str, name: str, scratch: Path) -> list[int]:
     if builder == "podman":
         run(["podman", "push", "--quiet", name, f"dir:{scratch}"])
     else:
-        run(["skopeo", "copy", "--quiet", f"docker-daemon:{name}", f"dir:{scratch}"])
+        run(["skopeo", "copy", "--quiet", *daemon("src"), f"docker-daemon:{name}", f"dir:{scratch}"])
     sizes = layer_sizes((scratch / "manifest.json").read_text())
     shutil.rmtree(scratch)
     return sizes

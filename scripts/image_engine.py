@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from scripts.image_builder import HOW, output, run
+from scripts.image_builder import HOW, daemon, output, run
 from scripts.image_inputs import ROOT
 from train.errors import InputError, problem
 
@@ -37,7 +37,7 @@ def load(engine: str, record: dict) -> None:
         return
     if not shutil.which("skopeo"):
         raise InputError(problem("BUILDER", "docker", "needs skopeo to take in build/oci", HOW["skopeo"]))
-    run(["skopeo", "copy", "--quiet", source, f"docker-daemon:{name}"])
+    run(["skopeo", "copy", "--quiet", *daemon("dest"), source, f"docker-daemon:{name}"])
 
 
 def locked_down(engine: str, record: dict, user: str) -> list[str]:

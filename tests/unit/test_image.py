@@ -173,6 +173,13 @@ def test_buildah_and_podman_fix_the_times_in_layers():
     assert f"SOURCE_DATE_EPOCH={image_builder.TIMESTAMP}" in build_flags("docker")
 
 
+def test_skopeo_is_told_of_a_docker_elsewhere(monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///elsewhere")
+    assert image_builder.daemon("dest") == ["--dest-daemon-host", "unix:///elsewhere"]
+    monkeypatch.delenv("DOCKER_HOST")
+    assert image_builder.daemon("dest") == []
+
+
 @pytest.fixture
 def programs(tmp_path, monkeypatch) -> Path:
     """A directory that is all there is on PATH."""
