@@ -161,7 +161,7 @@ image-remove: $(ANSIBLE) ## Take the image from the nodes, and what unfinished p
 
 .PHONY: test
 test: lint ## Formatting, linters, generated files, unit tests, every bad input, the demo end to end (minutes).
-	$(PYTHON) -m pytest -m "not faults and not nodes"
+	$(PYTHON) -m pytest -m "not faults and not nodes and not image"
 
 .PHONY: test-faults
 test-faults: $(DEV) ## Kills at random moments, one recipe on several layouts of processes, use cases (many minutes).
