@@ -65,7 +65,7 @@ def index(image, name):
     return {"schemaVersion": 2, "manifests": [entry]}
 
 
-def verify(image, directory, missing):
+def verify(image, directory, missing, keep=False):
     """Every blob that arrived is what its name says, or it is deleted, so that the next push brings it again."""
     for digest in missing:
         path = blob_path(directory, digest)
@@ -73,7 +73,8 @@ def verify(image, directory, missing):
             raise NodeError(f"{digest} did not arrive", "push again")
         found = hash_file(path)
         if found != digest:
-            os.unlink(path)
+            if not keep:
+                os.unlink(path)
             raise NodeError(
                 f"a layer was changed on this node's disk after it arrived: {found} instead of {digest}",
                 "it was deleted; check the disk, then push again",

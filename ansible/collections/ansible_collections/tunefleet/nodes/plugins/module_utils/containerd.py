@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 from ansible_collections.tunefleet.nodes.plugins.module_utils.archive import write_archive
 from ansible_collections.tunefleet.nodes.plugins.module_utils.tools import LONG, NodeError, feed, run
 
 INCOMING = "tunefleet.invalid/incoming:"  # an image has this name until it is proven whole: nothing can ask for it
+DIGEST = re.compile("gc.ref.content[^=]*=(sha256:[0-9a-f]{64})")  # labels of what refers to other blobs
 PINNED = "io.cri-containerd.pinned=pinned"  # the kubelet's garbage collection spares it
 
 
@@ -26,9 +28,19 @@ class Containerd:
         """Nothing containerd cannot load: zstd since 1.5."""
 
     def held(self, image):
-        """Digests of its layers that need not be brought: compressed blobs in the content store."""
-        there = set(run([*self.ctr, "content", "ls", "--quiet"]).split())
-        return [layer["digest"] for layer in image["layers"] if layer["digest"] in there]
+        """Digests of its layers that need not be brought: compressed blobs in the content store that an image there
+        refers to. Others may be collected before the import."""
+        refers = {}
+        for line in run([*self.ctr, "content", "ls"]).splitlines()[1:]:
+            words = line.split()
+            refers[words[0]] = DIGEST.findall(" ".join(words[1:]))
+        kept, found = set(), [digest for digest, _ in self.references().values()]
+        while found:
+            digest = found.pop()
+            if digest in refers and digest not in kept:
+                kept.add(digest)
+                found += refers[digest]
+        return [layer["digest"] for layer in image["layers"] if layer["digest"] in kept]
 
     def references(self):
         """name -> (digest, whole) of every image: whole means all blobs there and unpacked."""

@@ -21,7 +21,7 @@ def main(orders):
     request = json.loads(orders.readline())
     image, missing = request["image"], set(request["missing"])
     here = {layer["digest"] for layer in image["layers"]} - missing
-    whole, done = False, 0
+    whole, done, made = False, 0, []
     try:
         runtime = find_runtime(request["runtime"])
         for line in iter(orders.readline, b""):
@@ -31,16 +31,17 @@ def main(orders):
             count = first_missing(image, here)
             fresh = [layer["digest"] for layer in image["layers"][done:count] if layer["digest"] in missing]
             if fresh and count < len(image["layers"]):
-                verify(image, request["directory"], fresh)
+                verify(image, request["directory"], fresh, keep=True)
                 part = first_layers(image, count)
-                runtime.load(part, runtime.incoming(part), request["directory"], fresh)
+                made.append(runtime.incoming(part))
+                runtime.load(part, made[-1], request["directory"], fresh)
                 done = count
                 say({"imported": count})
     except (NodeError, OSError) as error:
         say({"problem": str(error)})
     finally:
-        if not whole and done:
-            for name in runtime.leftovers():
+        if not whole and made:
+            for name in set(made) & set(runtime.leftovers()):
                 runtime.drop_leftover(name)
 
 

@@ -96,7 +96,8 @@ def stale(directory, has):
 
 
 def clear(request, runtime):
-    """Away with what other pushes left; what has arrived of this image stays, as long as it is needed."""
+    """Away with what other pushes left; what has arrived of this image stays, as long as it is needed. So does what the
+    runtime began to import, because its layers count as held: the last step drops that."""
     has = runtime.has(request["image"])
     return {"changed": clean(request, runtime, keep=None if has else request["directory"])}
 
@@ -134,7 +135,7 @@ def bring_in(request, runtime):
 def clean(request, runtime, keep=None):
     """Away with what unfinished pushes left. True when there was something."""
     changed = False
-    for name in runtime.leftovers():
+    for name in [] if keep else runtime.leftovers():
         runtime.drop_leftover(name)
         changed = True
     parent = os.path.dirname(request["directory"])

@@ -51,7 +51,14 @@ def detect():
     for kind in ("docker", "containerd"):
         if listens(SOCKETS[kind]):
             return kind
-    for kind in ("docker", "containerd", "podman", "k3s", "rke2"):
+    silent = [kind for kind in ("docker", "containerd") if find(PROGRAMS[kind])]
+    if silent:  # a client alone proves nothing: which of them is to be started, a person knows
+        places = " and ".join(f"{kind} at {SOCKETS[kind]}" for kind in silent)
+        raise NodeError(
+            f"no container runtime answers (tried {places})",
+            f"start it on the node (systemctl start {' or '.join(silent)})",
+        )
+    for kind in ("podman", "k3s", "rke2"):
         if find(PROGRAMS[kind]):
             return kind
     raise NodeError(
