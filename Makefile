@@ -122,7 +122,7 @@ report: $(BASE) ## Write the report of a run again: RUN=name.
 	@$(PYTHON) -m train.report --run "$$RUNS/$${RUN:?give RUN=name, make runs lists the names}"
 
 .PHONY: delete-run
-delete-run: $(CHAIN_NEEDS) ## Delete a run for good, after a question: RUN=name, YES=1 for no question.
+delete-run: $(BASE) ## Delete a run for good, after a question: RUN=name, YES=1 for no question.
 	@$(PYTHON) -m scripts.runs delete "$$RUN" $$(test "$$YES" != 1 || echo --yes) --runs-dir "$$RUNS"
 
 ##@ The image
@@ -175,10 +175,14 @@ test-nodes: $(DEV) ## Push to real nodes, with faults: TUNEFLEET_TEST_INVENTORY,
 test-image: $(DEV) ## Build the image without network and run it: needs buildah, podman, mmdebstrap and root (minutes).
 	$(PYTHON) -m pytest -m image
 
+.PHONY: bench-push
+bench-push: $(DEV) ## How long until the last of 8 nodes has an image, beside a copy loop and others (half an hour).
+	$(PYTHON) -m tests.ansible.bench_push
+
 .PHONY: lint
 lint: $(DEV) ## Formatting and linters only.
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(PYTHON) -m yamllint --strict .
-	cd ansible && ../$(VENV)/bin/ansible-lint --quiet --config-file ../.ansible-lint.yml
+	cd ansible && ../$(VENV)/bin/ansible-lint -q -c ../.ansible-lint.yml
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS) && $(VENV)/bin/hadolint docker/Dockerfile
 
 .PHONY: format

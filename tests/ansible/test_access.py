@@ -19,7 +19,7 @@ MAKE_USER = f"""
 command -v sudo >/dev/null || exit 9
 id {USER} >/dev/null 2>&1 || useradd --create-home --password '*' {USER}
 install -d -o {USER} -m 700 /home/{USER}/.ssh
-install -o {USER} -m 600 /root/.ssh/authorized_keys /home/{USER}/.ssh/authorized_keys
+install -o {USER} -m 600 ~/.ssh/authorized_keys /home/{USER}/.ssh/authorized_keys
 echo '{USER} ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/{USER}
 grep -q "$(hostname)" /etc/hosts || echo "127.0.1.1 $(hostname)" >> /etc/hosts"""
 REMOVE_USER = f"userdel --remove {USER} 2>/dev/null; rm -f /etc/sudoers.d/{USER}"

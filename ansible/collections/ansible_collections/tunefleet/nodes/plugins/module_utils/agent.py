@@ -50,12 +50,15 @@ class Agent:
         self.source = None
         self.generation = 0  # of the source: threads of an older one end
         self.changed = threading.Condition()
+        self.fresh = set()  # files that held nothing before: no need to read them
         self.files = {number: self.open_blob(number) for number in wanted}
 
     def open_blob(self, number):
         """The file of a blob, as long as it will be: a full disk shows now, not in the middle."""
         digest, size = self.blobs[number]
         handle = os.open(blob_path(self.directory, digest), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        if os.fstat(handle).st_size == 0:
+            self.fresh.add(number)
         if os.fstat(handle).st_size != size:
             os.ftruncate(handle, size)
         os.posix_fallocate(handle, 0, max(size, 1))
@@ -73,12 +76,13 @@ class Agent:
         here.
         """
         for number, needed in enumerate(self.need):
-            if needed:
+            if needed and self.chunks[number].blob not in self.fresh:
                 right = self.right(number, self.read(number))
                 with self.changed:
                     if right and not self.have[number]:
                         self.arrived.append(number)
                     self.have[number] = right
+        self.fresh.clear()
 
     def take(self, number, data):
         """Keep a chunk that came in. False when it is not what it should be."""
@@ -165,12 +169,15 @@ class Agent:
     def complete(self):
         return self.have == self.need
 
+    def report_once(self):
+        say({"have": pack_bits(self.have), "received": self.received})
+
     def report(self):
         told, spoke = None, 0.0
         while True:
-            now = {"have": pack_bits(self.have), "received": self.received}
+            now = self.have[:], self.received
             if now != told or time.monotonic() - spoke > 2:
-                say(now)
+                self.report_once()
                 told, spoke = now, time.monotonic()
             time.sleep(REPORT)
 
@@ -202,12 +209,13 @@ def say(message, lock=threading.Lock()):  # noqa: B008 (one lock for all threads
 
 
 def own_directory(directory):
-    """Only one push at a time works in a directory. The lock ends with the process."""
+    """Only one push at a time works in a directory. The lock ends with the process. No error that ends this node's part:
+    it may be our own agent of before, which does not know yet that its line was cut, and the workstation tries again."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise OSError("another push to this node is running") from error
+        raise SystemExit("another push to this node is running") from error
     return handle
 
 
@@ -223,14 +231,16 @@ def main(orders):
     try:
         lock = own_directory(job["directory"])  # noqa: F841 (held until the process ends)
         agent = Agent(job)
+        # Reports begin before the check: reading gigabytes again is progress too, and takes longer than the patience.
+        threading.Thread(target=agent.report, daemon=True).start()
         agent.check_files()
         listener = listen(job["port"])
     except OSError as error:
         say({"error": str(error)})
         return
+    agent.report_once()  # nothing that is here already is to be sent again
     say({"ready": listener.getsockname()[1]})
-    for work in (lambda: agent.serve(listener), agent.report):
-        threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=agent.serve, args=(listener,), daemon=True).start()
     try:
         agent.obey(orders)
     except (OSError, EOFError) as error:
