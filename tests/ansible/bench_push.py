@@ -40,6 +40,10 @@ COPY = """
 
 def main() -> None:
     arguments = parse_arguments()
+    if "torrent" in arguments.ways and not shutil.which("aria2c"):
+        print("BitTorrent is left out: there is no aria2c (apt-get install aria2)")
+        arguments.ways.remove("torrent")
+    TABLE.parent.mkdir(exist_ok=True)
     with ExitStack() as stack:
         cluster = stack.enter_context(testbed(arguments.nodes))
         names = cluster.names[: arguments.nodes]

@@ -113,7 +113,8 @@ def test_decisions_are_numbered_and_say_context_decision_and_consequences():
 def test_continuous_integration_calls_the_two_tests_and_nothing_else():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert re.findall(r"^timed (.+)$", script.read_text(), re.MULTILINE) == ["make test", "make test-faults"]
+    expected = ["make test", "make test-faults", "make test-image", "make test-nodes"]
+    assert re.findall(r"^timed (make .+)$", script.read_text(), re.MULTILINE) == expected
 
 
 def test_the_changelog_has_a_place_for_what_is_not_released():

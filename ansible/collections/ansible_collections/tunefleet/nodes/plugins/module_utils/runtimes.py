@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -88,18 +89,17 @@ def kubelet_endpoint():
 
 
 def endpoint_in(words):
-    for number, word in enumerate(words):
-        if word.startswith("--container-runtime-endpoint"):
-            return word.split("=", 1)[1] if "=" in word else words[number + 1]
-        if word.startswith("--config="):
-            try:
-                with open(word.split("=", 1)[1]) as lines:
-                    for line in lines:
-                        if line.startswith("containerRuntimeEndpoint:"):
-                            return line.split(":", 1)[1].strip().strip("\"'")
-            except OSError:
-                continue
-    return "unix:///run/containerd/containerd.sock"  # the kubelet's default on Linux
+    """The endpoint in a kubelet's words: its flag, or what its file says, or the default on Linux."""
+    given = {}
+    for word, following in zip(words, [*words[1:], ""]):
+        flag, equals, value = word.partition("=")
+        given[flag] = value if equals else following
+    found = given.get("--container-runtime-endpoint", "")
+    with contextlib.suppress(OSError), open(given.get("--config", "")) as lines:
+        for line in lines:
+            if line.startswith("containerRuntimeEndpoint:"):
+                found = found or line.split(":", 1)[1].strip().strip("\"'")
+    return found or "unix:///run/containerd/containerd.sock"
 
 
 def check_socket(kind):
