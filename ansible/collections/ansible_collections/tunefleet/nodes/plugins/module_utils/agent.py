@@ -209,8 +209,8 @@ def say(message, lock=threading.Lock()):  # noqa: B008 (one lock for all threads
 
 
 def own_directory(directory):
-    """Only one push at a time works in a directory. The lock ends with the process. Not an error for good: it may be our
-    own agent of before, which does not know yet that its line was cut; the workstation tries again."""
+    """One push at a time works in a directory; the lock ends with the process. Not an error for good: the other may
+    be our own agent of before, which does not know yet that its line was cut; the workstation tries again."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
