@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from scripts.image_builder import HOW, daemon, output, run
@@ -37,7 +38,10 @@ def load(engine: str, record: dict) -> None:
         return
     if not shutil.which("skopeo"):
         raise InputError(problem("BUILDER", "docker", "needs skopeo to take in build/oci", HOW["skopeo"]))
-    run(["skopeo", "copy", "--quiet", *daemon("dest"), source, f"docker-daemon:{name}"])
+    # In two steps, for skopeo 1.9 hands docker no layer that is compressed with zstd.
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as plain:
+        run(["skopeo", "copy", "--quiet", "--dest-decompress", source, f"dir:{plain}"])
+        run(["skopeo", "copy", "--quiet", *daemon("dest"), f"dir:{plain}", f"docker-daemon:{name}"])
 
 
 def locked_down(engine: str, record: dict, user: str) -> list[str]:
