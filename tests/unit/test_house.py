@@ -110,7 +110,7 @@ def test_decisions_are_numbered_and_say_context_decision_and_consequences():
         assert headings == ["Context", "Decision", "Consequences"]
 
 
-def test_continuous_integration_calls_the_two_tests_and_nothing_else():
+def test_continuous_integration_calls_the_four_tests_and_nothing_else():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     expected = ["make test", "make test-faults", "make test-image", "make test-nodes"]
