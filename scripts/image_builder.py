@@ -143,7 +143,8 @@ def read_file(builder: str, name: str, path: str) -> bytes:
         words = [*(["buildah", "unshare"] if os.geteuid() else []), "sh", "-c", script, "sh", name, path]
         return subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
     container = output([builder, "create", name])
-    packed = subprocess.run([builder, "cp", f"{container}:{path}", "-"], check=True, stdout=subprocess.PIPE).stdout
+    copy = [builder, "cp", f"{container}:/{path}", "-"]
+    packed = subprocess.run(copy, check=False, stdout=subprocess.PIPE).stdout
     run([builder, "rm", container], stdout=subprocess.DEVNULL)
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         return archive.extractfile(archive.getmembers()[0]).read()
