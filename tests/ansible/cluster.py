@@ -47,7 +47,9 @@ class Cluster:
         self.hosts = told["_meta"]["hostvars"]
         self.names = list(self.hosts)
         self.old_names: set[str] = set()
-        self.old_names = set().union(*self.names_on(self.names).values())
+        there = set().union(*self.names_on(self.names).values())
+        self.old_names = {word for word in there if not word.startswith((NAME, "tunefleet"))}
+        self.clean()
 
     # ---- asking nodes ----
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import secrets
 import subprocess
 from itertools import count
 from pathlib import Path
@@ -61,12 +62,12 @@ def cluster(all_nodes):
 
 @pytest.fixture(scope="session")
 def new_image(tmp_path_factory):
-    """Makes images; those with the same base share everything but their last layer."""
-    numbers = count()
+    """Makes images that no node has seen; those with the same base share everything but their last layer."""
+    numbers, session = count(), secrets.token_hex(4)
 
     def make(megabytes: int, base: str = "", **more: object) -> Image:
         number = next(numbers)
-        tag = f"{base or f'image{number}'}-{number}"
+        tag = f"{base or f'image{number}'}.{session}-{number}"
         return make_image(tmp_path_factory.mktemp("image"), tag, megabytes, **more)
 
     return make
