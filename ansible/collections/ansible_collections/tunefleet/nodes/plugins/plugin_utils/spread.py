@@ -75,6 +75,7 @@ class Spread:
         self.chunks_of = [[n for n, chunk in enumerate(self.chunks) if chunk.blob == b] for b in range(len(self.blobs))]
         self.lock = threading.RLock()
         self.feeding: dict[str, int] = defaultdict(int)  # node -> number of its feeder; odd while it works
+        self.feeders: list[threading.Thread] = []
         self.files = [os.open(path, os.O_RDONLY) for path in self.paths]
 
     def need(self, target: Target) -> bytes:
@@ -95,6 +96,8 @@ class Spread:
             self.feeding.clear()
             for target in self.targets.values():
                 target.channel.close()
+            for feeder in self.feeders:  # a closed line ends what one is at
+                feeder.join()
             self.end_followers()
             for handle in self.files:
                 os.close(handle)
@@ -208,7 +211,8 @@ class Spread:
             self.feeding[name] += 1
             if wanted:
                 self.targets[name].sent.clear()
-                threading.Thread(target=self.feeder, args=(name, self.feeding[name]), daemon=True).start()
+                self.feeders.append(threading.Thread(target=self.feeder, args=(name, self.feeding[name]), daemon=True))
+                self.feeders[-1].start()
 
     def feeder(self, name: str, number: int) -> None:
         target, quiet = self.targets[name], 0.0

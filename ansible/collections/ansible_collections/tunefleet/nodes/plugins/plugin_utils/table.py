@@ -20,4 +20,4 @@ def table(rows: dict[str, dict], stage: str, digest: str) -> list[str]:
 
 
 def megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 or size == 0 else f"{size / 1e3:.1f} kB"
