@@ -46,7 +46,7 @@ def main() -> None:
     TABLE.parent.mkdir(exist_ok=True)
     with ExitStack() as stack:
         cluster = stack.enter_context(testbed(arguments.nodes))
-        names = cluster.names[: arguments.nodes]
+        names = cluster.containerd_nodes(arguments.nodes)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=ROOT / "build")))
         image = make_image(folder, "bench", arguments.megabytes, zstd=bool(shutil.which("zstd")))
         archive = write_archive(folder, image)
@@ -154,6 +154,10 @@ TITLES = {
 
 def measure(way: str, cluster: Cluster, names: list[str], image: Image, archive: Path, best: float) -> dict:
     cluster.clean()
+    if held := set(
+        cluster.on_all(names, f"ctr -n k8s.io content ls -q | grep -e {image.layers[1]['digest']}; true").values()
+    ) - {""}:
+        sys.exit(f"error: nodes hold layers of the image from before: {held}\n  fix: remove it there")
     sent = sum(cluster.bytes_to(name) for name in names)
     uplink = int(Path("/sys/class/net/testbed0/statistics/tx_bytes").read_text())
     print(f"{TITLES[way]} ...", flush=True)
