@@ -119,17 +119,17 @@ class Spread:
         target.received_before = target.received
         target.moved = target.moved or time.monotonic()
         target.channel = Channel(target.name, target.argv, self.bundle, job, self.hear)
-        if target.follower_argv and not target.follower:
-            job = target.follower_job
-            target.follower = Channel(target.name, target.follower_argv, self.follower_bundle, job, ignore)
 
     def follow(self, target: Target, node: Node) -> None:
-        """Tell the follower which blobs have arrived since it was last told."""
-        if not target.follower:
+        """Tell the follower which blobs have arrived since it was last told; the first one starts it."""
+        if not target.follower_argv:
             return
         for number, (digest, _) in enumerate(self.blobs):
             if digest not in target.arrived and all(node.have[chunk] for chunk in self.chunks_of[number]):
                 target.arrived.add(digest)
+                if not target.follower:
+                    job = target.follower_job
+                    target.follower = Channel(target.name, target.follower_argv, self.follower_bundle, job, ignore)
                 threading.Thread(target=target.follower.order, kwargs={"arrived": digest}, daemon=True).start()
 
     def end_followers(self) -> None:
