@@ -46,7 +46,8 @@ def test_a_node_that_dies_in_the_middle_holds_up_nobody_and_gets_the_rest_from_t
     assert done.rows[dead]["result"] == "failed"
     assert f"{dead}: " in done.said.split("Report")[0].rsplit("result\n", 1)[1]
     assert cluster.run_on(healthy, image) == dict.fromkeys(healthy, SAYS)
-    assert cluster.names_on([dead]) == {dead: set()}
+    # Its programs there learn that the workstation hung up when the line is back, and clean up after themselves.
+    until(lambda: cluster.names_on([dead]) == {dead: set()}, 90)
 
     counted = cluster.bytes_to(dead)
     assert push(cluster, image, limit=nodes).healthy(nodes)

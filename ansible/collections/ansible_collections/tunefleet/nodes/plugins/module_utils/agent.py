@@ -6,9 +6,9 @@ it. Other nodes may only read, with the token of this push. Python 3.8, standard
 the node.
 
 To the agent, one JSON object a line: first the job, then {"source": [host, port] or null}, {"chunk": n, "size":
-bytes} and the bytes, {"recheck": true}. From it: {"ready": port}, {"have": bitmap, "received": bytes} twice a second
-while it changes and at least every other second, {"lost": why, "bad": true or false} when its source failed it,
-{"error": text} before it gives up.
+bytes} and the bytes, {"recheck": true}, {"beat": true}. From it: {"ready": port}, {"have": bitmap, "received": bytes}
+twice a second while it changes and at least every other second, {"lost": why, "bad": true or false} when its source
+failed it, {"error": text} before it gives up.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ HEARTBEAT = 0xFFFFFFFF  # a frame without bytes: still here, nothing new
 BEAT = 1.0  # seconds between heartbeats
 SILENCE = 4.0  # seconds after which a source without a sign of life is given up
 REPORT = 0.5  # seconds between reports
+ALONE = 120.0  # seconds without a word after which the workstation is gone: nobody may listen here for ever
 
 
 class Agent:
@@ -47,6 +48,7 @@ class Agent:
         self.have = bytearray(len(self.chunks))
         self.arrived = []  # in this order they are passed on
         self.received = 0
+        self.heard = time.monotonic()
         self.source = None
         self.generation = 0  # of the source: threads of an older one end
         self.changed = threading.Condition()
@@ -181,13 +183,22 @@ class Agent:
                 told, spoke = now, time.monotonic()
             time.sleep(REPORT)
 
+    def leave_when_alone(self):
+        """A workstation that lost its power or its network cannot hang up."""
+        while time.monotonic() - self.heard < ALONE:
+            time.sleep(BEAT)
+        os._exit(1)
+
     def obey(self, orders):
         """Whatever the workstation says, until it hangs up."""
         for line in iter(orders.readline, b""):
+            self.heard = time.monotonic()
             order = json.loads(line)
             if "chunk" in order:
                 if not self.take(order["chunk"], exactly(orders, order["size"])):
                     raise OSError("a chunk from the workstation was damaged on the way")
+            elif "beat" in order:
+                continue
             elif "recheck" in order:
                 self.check_files()
                 self.follow(self.source)
@@ -240,7 +251,8 @@ def main(orders):
         return
     agent.report_once()  # nothing that is here already is to be sent again
     say({"ready": listener.getsockname()[1]})
-    threading.Thread(target=agent.serve, args=(listener,), daemon=True).start()
+    for work, given in ((agent.serve, (listener,)), (agent.leave_when_alone, ())):
+        threading.Thread(target=work, args=given, daemon=True).start()
     try:
         agent.obey(orders)
     except (OSError, EOFError) as error:

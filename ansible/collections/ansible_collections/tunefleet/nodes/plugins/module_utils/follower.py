@@ -3,18 +3,22 @@ the first k are there, an image of just these is imported, and the import of the
 
 Runs beside the agent with the rights of the runtime, hears only the workstation, and cleans up after itself unless it
 is told that the whole has arrived. Its failures cost time, nothing else: the last step imports what is still missing.
-To it: the request, then {"arrived": digest} a line, {"whole": true} at the end. From it: {"imported": layers} or
-{"problem": text}. Python 3.8, standard library.
+To it: the request, then {"arrived": digest} or {"beat": true} a line, {"whole": true} at the end. From it:
+{"imported": layers} or {"problem": text}. Python 3.8, standard library.
 """
 
 from __future__ import annotations
 
 import json
+import queue
 import sys
+import threading
 
 from ansible_collections.tunefleet.nodes.plugins.module_utils.archive import first_layers, verify
 from ansible_collections.tunefleet.nodes.plugins.module_utils.runtimes import find_runtime
 from ansible_collections.tunefleet.nodes.plugins.module_utils.tools import NodeError
+
+ALONE = 120.0  # seconds without a word after which the workstation is gone
 
 
 def main(orders):
@@ -24,8 +28,7 @@ def main(orders):
     whole, done, made = False, 0, []
     try:
         runtime = find_runtime(request["runtime"])
-        for line in iter(orders.readline, b""):
-            order = json.loads(line)
+        for order in listen(orders):
             whole = whole or "whole" in order
             here.add(order.get("arrived"))
             count = first_missing(image, here)
@@ -43,6 +46,26 @@ def main(orders):
         if not whole and made:
             for name in set(made) & set(runtime.leftovers()):
                 runtime.drop_leftover(name)
+
+
+def listen(orders):
+    """The orders, until the workstation hangs up or is silent for too long. They are read while an import runs."""
+    heard = queue.Queue()
+
+    def read():
+        for line in iter(orders.readline, b""):
+            heard.put(line)
+        heard.put(b"")
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            line = heard.get(timeout=ALONE)
+        except queue.Empty:
+            return
+        if not line:
+            return
+        yield json.loads(line)
 
 
 def first_missing(image, here):

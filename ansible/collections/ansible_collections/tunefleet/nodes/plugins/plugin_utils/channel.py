@@ -63,6 +63,14 @@ class Channel:
         said = self.errors.decode(errors="replace").strip().splitlines()
         self.on_word(self.name, {"ended": said[-1] if said else f"the connection ended (exit {status})"})
 
+    def beat(self) -> None:
+        """A sign of life, unless something is on its way anyway: whoever hears nothing for two minutes leaves."""
+        if self.lock.acquire(blocking=False):
+            try:
+                self.put(b'{"beat": true}\n')
+            finally:
+                self.lock.release()
+
     def hang_up(self) -> None:
         """The other side reads the end of its orders, finishes and leaves."""
         with self.lock, suppress(OSError, ValueError):

@@ -24,6 +24,7 @@ GATHER = 3.0  # seconds to wait for the other agents once the first is ready
 TRIAL = 3  # nodes that get the first chunk, to see which one the workstation reaches best
 TRIAL_LASTS = 5.0
 BEFORE_LEAVING = 10.0  # seconds stragglers are given once the others are done, and a quarter of the time so far
+BEAT = 5.0  # seconds between signs of life to agents and followers
 TELL = 2.0  # seconds between lines of progress
 
 
@@ -84,7 +85,7 @@ class Spread:
 
     def run(self) -> None:
         """Until every node has everything or is given up. What became of each is in its target."""
-        self.began = self.told = time.monotonic()
+        self.began = self.told = self.beaten = time.monotonic()
         try:
             for target in self.targets.values():
                 self.connect(target)
@@ -201,6 +202,11 @@ class Spread:
                     threading.Thread(target=self.targets[name].channel.order, kwargs=order, daemon=True).start()
             for name in self.targets:
                 self.feed(name, name in sources and sources[name] is None)
+            if now - self.beaten >= BEAT:
+                self.beaten = now
+                for target in self.targets.values():
+                    for channel in filter(None, (target.channel, target.follower)):
+                        channel.beat()
             if now - self.told >= TELL:
                 self.told = now
                 self.tell(self.status())
