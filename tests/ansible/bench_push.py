@@ -1,7 +1,7 @@
 """How long until the last node runs the image: `make push` beside what people do otherwise, in one run.
 
     make bench-push                                   # or, with other sizes:
-    .venv/bin/python -m tests.ansible.bench_push --megabytes 320 --megabits 50 --nodes 8 --ways push torrent copy loop
+    .venv/bin/python -m tests.ansible.bench_push --megabytes 300 --megabits 50 --nodes 8 --ways push torrent copy loop
 
 On a testbed of nodes in namespaces of one machine. Every link is limited to the same rate in both directions, the
 workstation's too, so size/bandwidth is what one copy to one node takes at best. Each way ends when every node has
@@ -60,7 +60,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=320, help="size of the image")
+    parser.add_argument("--megabytes", type=int, default=300, help="size of the image")
     parser.add_argument("--megabits", type=int, default=50, help="of every link, a second")
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=["push", "torrent", "copy", "loop"])

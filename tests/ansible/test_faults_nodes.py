@@ -146,7 +146,7 @@ def test_a_node_whose_processes_are_all_killed_is_named_and_the_next_push_mends_
         restart_containerd(cluster, killed)
     assert done.code != 0
     assert done.healthy(nodes[1:])
-    assert "containerd at " in done.rows[killed]["problem"]
+    assert "containerd does not answer" in done.rows[killed]["problem"]
     assert not cluster.names_on([killed])[killed] & image.names
     counted = cluster.bytes_to(killed)
     assert push(cluster, image, limit=nodes).healthy(nodes)
