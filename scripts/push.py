@@ -20,12 +20,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scripts.image_builder import HOW
+from scripts.image_inputs import ROOT
+from scripts.image_layout import BUILD, RECORD
 from train.errors import InputError, problem, run_program
 from train.files import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
-RECORD = ROOT / "build" / "image.json"
-RESULT = ROOT / "build" / "push.json"
+RESULT = BUILD / "push.json"
 PLAYBOOKS = ROOT / "ansible"
 OWN_INVENTORY = PLAYBOOKS / "inventory.yml"
 
@@ -79,14 +80,7 @@ def check(settings: argparse.Namespace) -> list[str]:
             problem("REGISTRY", settings.registry, "is an address", "without https://, as in host:5000/team")
         )
     if settings.registry and not shutil.which("skopeo"):
-        problems.append(
-            problem(
-                "skopeo",
-                "program",
-                "is not installed; it pushes to registries",
-                "apt-get install skopeo, dnf install skopeo or brew install skopeo",
-            )
-        )
+        problems.append(problem("skopeo", "program", "is not installed; it pushes to registries", HOW["skopeo"]))
     if not settings.registry and not settings.inventory:
         fix = "REGISTRY=host/path, or INVENTORY=file (ansible/inventory.example.yml shows one)"
         problems.append(problem("REGISTRY or INVENTORY", "", "say where the image goes", fix))

@@ -58,8 +58,7 @@ def make_target(name: str, variables: dict, look: dict, image: Image, given: dic
     """A node as the inventory describes it. The task's own values are those of the first host of the play: a host's
     variables go before them. Raises NotSsh."""
     ssh, interpreter = ssh_command(variables), configured_interpreter(variables)
-    parent = variables.get("tunefleet_image_directory", given["directory"])
-    directory = f"{parent}/{image.digest.removeprefix('sha256:')}"
+    directory = image.place(variables.get("tunefleet_image_directory", given["directory"]))
     follower = privileged(variables, command("follower", interpreter)) if look["follows"] else None
     job = {"image": image.for_nodes(), "runtime": look["runtime"], "directory": directory, "missing": look["missing"]}
     return Target(

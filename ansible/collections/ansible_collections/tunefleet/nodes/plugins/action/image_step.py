@@ -29,7 +29,7 @@ class ActionModule(ActionBase):
             "step": step,
             "image": image.for_nodes(),
             "runtime": given["runtime"],
-            "directory": f"{given['directory']}/{image.digest.removeprefix('sha256:')}",
+            "directory": image.place(given["directory"]),
             "user": given.get("user", ""),
             "missing": given.get("missing", []),
             "force": bool(given.get("force", False)),

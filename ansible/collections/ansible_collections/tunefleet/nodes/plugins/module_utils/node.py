@@ -45,7 +45,7 @@ def look(request, runtime):
     machine = ARCHITECTURES.get(platform.machine(), platform.machine())
     if machine != image["architecture"]:
         raise NodeError(
-            "the node is {}, the image {}".format(machine, image["architecture"]),
+            f"the node is {machine}, the image {image['architecture']}",
             "build the image on a machine of that kind, or LIMIT= the push to others",
         )
     if not has:

@@ -24,6 +24,10 @@ class Image:
     def blob(self, digest: str) -> Path:
         return self.directory / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
+    def place(self, parent: str) -> str:
+        """Where its layers lie on a node until they are imported: under the role's directory, by the digest."""
+        return f"{parent}/{self.digest.removeprefix('sha256:')}"
+
     def for_nodes(self) -> dict:
         """What a node must know of it; manifest and config, a few kilobytes, themselves."""
         return {

@@ -61,7 +61,7 @@ class Spread:
         self, image: Image, targets: list[Target], patience: float, leave_behind: bool, tell: Callable[[str], None]
     ):
         wanted = {digest for target in targets for digest in target.missing}
-        self.image, self.patience, self.leave_behind, self.tell = image, patience, leave_behind, tell
+        self.patience, self.leave_behind, self.tell = patience, leave_behind, tell
         self.blobs = [(layer["digest"], layer["size"]) for layer in unique(image.layers) if layer["digest"] in wanted]
         self.total = sum(size for _, size in self.blobs)
         self.chunk_size = pieces.chunk_size(self.total)
