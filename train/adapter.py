@@ -15,6 +15,7 @@ import torch
 from train.base_model import RECORD, Base, identity_problems, read_base, read_json, skeleton, stored_tensors
 from train.errors import InputError, attempt, problem
 from train.files import hash_file
+from train.libraries import without_bitsandbytes
 from train.safetensors_io import FLOAT_DTYPES, Shard, Tensor, blocks, read_rows, read_shard
 
 CONFIG = "adapter_config.json"
@@ -84,7 +85,8 @@ def read_pair(base_path: Path, adapter_path: Path) -> tuple[Base, Adapter]:
 
 def read_config(adapter: Path) -> dict[str, Any]:
     """The adapter's configuration. Raises InputError naming every field that a merge would not honour."""
-    from peft import LoraConfig
+    with without_bitsandbytes():
+        from peft import LoraConfig
 
     where = adapter / CONFIG
     config = read_json(where, "give the directory of an adapter as PEFT saves it")
@@ -162,7 +164,8 @@ def find_targets(base: Base, config: dict[str, Any], weights: Shard) -> list[Tar
 
 def inject(model: Any, config: dict[str, Any], weights: Shard) -> Any:
     """PEFT's model for this configuration around a model without weights. Raises InputError with PEFT's own words."""
-    from peft import LoraConfig, get_peft_model
+    with without_bitsandbytes():
+        from peft import LoraConfig, get_peft_model
 
     where = weights.path.parent / CONFIG
     known = {field.name for field in dataclasses.fields(LoraConfig)} - {"runtime_config"}
@@ -178,7 +181,8 @@ def inject(model: Any, config: dict[str, Any], weights: Shard) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns of tied and transposed layers, which are judged below
-            return get_peft_model(model, LoraConfig(**values), low_cpu_mem_usage=True)
+            with without_bitsandbytes():
+                return get_peft_model(model, LoraConfig(**values), low_cpu_mem_usage=True)
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0]
         fix = "give the base that the adapter was trained on, and its own adapter_config.json"

@@ -7,12 +7,14 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from train.checkpoint import newest_valid, remove_leftovers
+from train.events import tell
+from train.fast.feed import Feed
 from train.processes import agree
 from train.trainer import FleetTrainer
 
 
-def make_trainer(recipe, output: Path, model, data, order, pad: int, dtype, progress):
-    """The trainer, and the checkpoint to go on from (None for a new start)."""
+def make_trainer(recipe, output: Path, model, data, order, pad: int, dtype, path, progress):
+    """The trainer, and the checkpoint to go on from (None for a new start). `path` says how it is computed."""
     root = output / "checkpoints"
     if order.rank == 0:
         root.mkdir(parents=True, exist_ok=True)
@@ -20,11 +22,20 @@ def make_trainer(recipe, output: Path, model, data, order, pad: int, dtype, prog
     resumed_from = agree(newest_valid(root) if order.rank == 0 else None, order.world)
     if order.rank == 0 and resumed_from:
         print(f"going on from {resumed_from}")
+        tell("resumed", step=int(resumed_from.name.rpartition("-")[2]))
+    feed = None
+    if path.packing:
+        # The memory of a micro-batch is what the recipe allows: so many rows of the greatest length.
+        budget = recipe.per_device_train_batch_size * recipe.max_length
+        feed = Feed(budget, path.shared_prefixes, order.rank, order.world)
     trainer = FleetTrainer(
         order=order,
         pad_token=pad,
+        feed=feed,
         model=model,
-        args=training_arguments(recipe, output, order, dtype, resumed_from, has_eval=data.validation is not None),
+        args=training_arguments(
+            recipe, output, order, dtype == torch.bfloat16 and path.autocast, resumed_from, data.validation is not None
+        ),
         train_dataset=data.train,
         eval_dataset=data.validation,
         callbacks=[progress],
@@ -34,19 +45,21 @@ def make_trainer(recipe, output: Path, model, data, order, pad: int, dtype, prog
     return trainer, resumed_from
 
 
-def training_arguments(recipe, output: Path, order, dtype, resumed_from, has_eval: bool):
+def training_arguments(recipe, output: Path, order, autocast: bool, resumed_from, has_eval: bool):
     """transformers' arguments from the recipe; most keys carry the same name."""
     same_name = ("per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate", "lr_scheduler_type",
                  "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-                 "seed", "num_train_epochs", "load_best_model_at_end", "save_total_limit", "report_to")  # fmt: skip
+                 "seed", "num_train_epochs", "load_best_model_at_end", "save_total_limit")  # fmt: skip
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / "tensorboard"))
+    # Kubeflow Trainer says by this variable that it shows progress in the TrainJob's status; transformers knows how.
+    report_to = [*recipe.report_to, *(["kubeflow"] if "KUBEFLOW_TRAINER_SERVER_URL" in os.environ else [])]
     steps_per_epoch = order.steps_per_epoch
     every = {"steps": lambda steps: steps, "epoch": lambda _: steps_per_epoch, "no": lambda _: steps_per_epoch}
     sharding = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "cpu_ram_efficient_loading": False}
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
         use_cpu=not torch.cuda.is_available(),
-        bf16=dtype == torch.bfloat16,
+        bf16=autocast,
         gradient_accumulation_steps=order.accumulation,
         max_steps=recipe.max_steps or -1,
         activation_checkpointing=recipe.gradient_checkpointing,
@@ -61,6 +74,7 @@ def training_arguments(recipe, output: Path, order, dtype, resumed_from, has_eva
         eval_on_start=has_eval and recipe.eval_strategy != "no" and resumed_from is None,
         logging_steps=1,
         logging_nan_inf_filter=False,
+        report_to=report_to,
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,

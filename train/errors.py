@@ -1,13 +1,17 @@
 """The one error type of every program here: all problems at once, each with the place, the key and the fix."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from train.orphans import die_with_parent
 
 # 2 says "what you gave is wrong": a Kubernetes podFailurePolicy never retries it, unlike 1 (a crash, a lost peer).
 EXIT_BAD_INPUT = 2
+FIRST_PROBLEM = "TUNEFLEET_FIRST_PROBLEM"  # in the environment: a file that gets it, for who started this program
 
 
 class InputError(Exception):
@@ -39,6 +43,14 @@ def report_problems(error: InputError) -> None:
         print(f"error: {message}", file=sys.stderr)
     if len(error.problems) > 1:
         print(f"{len(error.problems)} problems", file=sys.stderr)
+    if target := os.environ.get(FIRST_PROBLEM):
+        with contextlib.suppress(OSError):  # it stands in the log as well
+            Path(target).write_text(in_one_line(error.problems[0]))
+
+
+def in_one_line(message: str) -> str:
+    """A problem and its fix, for a place that has one line."""
+    return message.replace("\n  fix:", ";")
 
 
 def run_program(main: Callable[[], int | None]) -> None:

@@ -22,7 +22,7 @@ from train.errors import InputError, problem, run_program
 from train.files import write_json
 from train.generate import batch_size_for, enough_threads, generate_answers, prompt_ids, tty
 from train.hardware import choose_dtype
-from train.libraries import set_up_libraries
+from train.libraries import set_up_libraries, without_bitsandbytes
 from train.prepared import TokenRows, load_prepared
 from train.recipe import load_recipe
 
@@ -87,9 +87,10 @@ def open_model(recipe: SimpleNamespace, model_dir: Path, adapter: Path | None, d
 
     model = load_model(model_dir, dtype, recipe.attn_implementation)
     if adapter:
-        from peft import PeftModel
+        with without_bitsandbytes():
+            from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter)
+            model = PeftModel.from_pretrained(model, adapter)
     return model.eval(), load_tokenizer(model_dir)
 
 

@@ -3,13 +3,21 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+PROMPTS = "validation_prompts.jsonl"  # in a run's data/; here, so that who only names it need not load torch
+BLOCK = 1 << 20
 
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, read block by block."""
+
+def hash_file(path: Path, tell: Callable[[int], None] = lambda read: None) -> str:
+    """The SHA-256 of a file, read block by block; `tell` hears the bytes of each."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            digest.update(block)
+            tell(len(block))
+    return digest.hexdigest()
 
 
 def write_json(path: Path, content: object) -> None:

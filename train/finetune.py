@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from train.errors import EXIT_BAD_INPUT, InputError, report_problems
+from train.libraries import import_libraries
 from train.orphans import die_with_parent
 
 EXIT_STOPPED = 75
@@ -21,6 +22,7 @@ def main() -> int:
     arguments = parse_arguments()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     die_with_parent()
+    import_libraries()
     try:
         return finetune(arguments, rank, world)
     except InputError as error:
@@ -35,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="directory of the base model")
     parser.add_argument("--data", type=Path, required=True, help="prepared rows, written by train.check_data")
     parser.add_argument("--output", type=Path, required=True, help="directory of the run")
+    parser.add_argument("--profile", type=Path, help="directory for where the time of a few steps goes: make profile")
     return parser.parse_args()
 
 
@@ -45,9 +48,10 @@ def finetune(arguments: argparse.Namespace, rank: int, world: int) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from train.arguments import make_trainer
+    from train.fast.choose import choose_path
     from train.hardware import choose_dtype, measure_matmul
     from train.model import build_trainable, flop_per_token, require_ipex, trainable_parameters
-    from train.order import GlobalOrder
+    from train.order import choose_order
     from train.prepared import load_prepared
     from train.processes import check_batch, join_processes, sum_over_ranks
     from train.progress import Progress
@@ -65,8 +69,7 @@ def finetune(arguments: argparse.Namespace, rank: int, world: int) -> int:
     gflops = sum_over_ranks(measure_matmul(dtype), world)
     if rank == 0:
         print(f"dtype {str(dtype).removeprefix('torch.')}: {reason}")
-        print(f"{world} process{'es' if world > 1 else ''} x {torch.get_num_threads()} threads, backend {backend}, "
-              f"measured matrix-multiply rate {gflops:,.0f} GFLOP/s")  # fmt: skip
+        print(describe_processes(world, torch.get_num_threads(), backend, gflops))
 
     # ---- model; the seed makes the new adapter the same on every rank ----
     disable_progress_bar()
@@ -74,30 +77,51 @@ def finetune(arguments: argparse.Namespace, rank: int, world: int) -> int:
     model = build_trainable(recipe, arguments.model, dtype)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False, local_files_only=True)
     trained, total = trainable_parameters(model)
+    path = choose_path(recipe, model, dtype)
     if rank == 0:
-        print(f"{recipe.method}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
+        share = f"{recipe.method}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
+        print(share, *path.in_words(), sep="\n")
 
     # ---- training ----
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    order = GlobalOrder(len(data.train), recipe.global_batch_size, recipe.per_device_train_batch_size,
-                        rank, world, recipe.seed)  # fmt: skip
+    pad = tokenizer.pad_token_id or 0
+    order = choose_order(recipe, len(data.train), path.packing, rank, world)
     progress = Progress(arguments.output, order, data.train.lengths, flop_per_token(recipe, model, total), gflops)
-    trainer, resumed_from = make_trainer(recipe, arguments.output, model, data, order, pad, dtype, progress)
+    trainer, resumed_from = make_trainer(recipe, arguments.output, model, data, order, pad, dtype, path, progress)
+    profile(trainer, arguments.profile)
     if resumed_from is None:
         torch.manual_seed(recipe.seed + rank)  # so dropout differs between ranks; a resume restores each rank's state
-    progress.listen()
+    progress.listen(trainer.computed)
     trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
     if progress.stop_requested:
-        if rank == 0:
-            print(f"stopped after step {trainer.state.global_step}; the same command goes on from there.", flush=True)
-        return EXIT_STOPPED
+        return stopped(trainer.state.global_step, rank)
 
     # ---- results ----
     save_result(trainer, recipe, tokenizer, arguments.model, arguments.output)
     if rank == 0:
-        write_training_record(trainer, recipe, arguments, world, reason, gflops)
+        write_training_record(trainer, recipe, arguments, world, (dtype, reason), path, gflops)
     trainer.barrier()
     return 0
+
+
+def stopped(step: int, rank: int) -> int:
+    """Say after which step training was stopped; returns the exit status for that."""
+    if rank == 0:
+        print(f"stopped after step {step}; the same command goes on from there.", flush=True)
+    return EXIT_STOPPED
+
+
+def describe_processes(world: int, threads: int, backend: str, gflops: float) -> str:
+    """Who computes, in a line."""
+    processes = f"{world} process{'es' if world > 1 else ''} x {threads} threads"
+    return f"{processes}, backend {backend}, measured matrix-multiply rate {gflops:,.0f} GFLOP/s"
+
+
+def profile(trainer, directory: Path | None) -> None:
+    """Have a few of the steps say where their time goes, if a directory for that is given."""
+    if directory:
+        from train.profiling import Profiled
+
+        trainer.add_callback(Profiled(directory))
 
 
 if __name__ == "__main__":

@@ -103,21 +103,31 @@ def worst_moments(
 
 
 def check_memory(
-    recipe: SimpleNamespace, config: dict[str, Any], ranks: int, dtype_bytes: int, available: int, where: object
+    recipe: SimpleNamespace,
+    config: dict[str, Any],
+    ranks: int,
+    dtype_bytes: int,
+    available: int,
+    where: object,
+    machines: int = 1,
 ) -> list[str]:
-    """A problem with the numbers and the changes that would fit, if the training needs more than is available."""
+    """A problem with the numbers and the changes that would fit, if the training needs more than is available.
+
+    `ranks` counts the processes of all machines, which have as many each; `available` is the memory of one machine.
+    """
     known: dict = {}
     try:
         needed = estimate(recipe, config, ranks, dtype_bytes, known)
     except InputError as error:
         return error.problems
+    available *= machines
     if needed["all_ranks"] <= available:
         return []
     processes = f"{ranks} processes x {gigabytes(needed['per_rank'])}" if ranks > 1 else "1 process"
     what = (
         f"{recipe.method} of {needed['parameters'] / 1e6:,.0f} million parameters needs about "
         f"{gigabytes(needed['all_ranks'])} of memory ({processes}: {largest_parts(needed)}), and "
-        f"{gigabytes(available)} are available"
+        f"{gigabytes(available)} are available{f' on {machines} machines' if machines > 1 else ''}"
     )
     fitting: list[str] = []
     for changes in remedies(recipe, ranks):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +20,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from train.errors import InputError, problem
+from train.fast.choose import choose_path
+from train.fast.packs import Row, make_pack
+from train.libraries import without_bitsandbytes
 from train.model import is_linear, lora_config
 from train.trainer import token_loss
 
@@ -110,10 +114,11 @@ def shaped_model(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -> to
 
 def with_adapter(recipe: SimpleNamespace, model: torch.nn.Module) -> torch.nn.Module:
     """The frozen model with its adapter. Raises InputError where PEFT cannot put one on."""
-    from peft import get_peft_model
-
     try:
-        return get_peft_model(model.requires_grad_(False), lora_config(recipe))
+        with without_bitsandbytes():  # weights without storage are never 4-bit
+            from peft import get_peft_model
+
+            return get_peft_model(model.requires_grad_(False), lora_config(recipe))
     except ValueError as error:
         fix = "name modules that PEFT can put an adapter on, or take method: full"
         place = recipe.model_name_or_path
@@ -212,10 +217,13 @@ def trace_micro_batch(recipe: SimpleNamespace, config: Any, dtype: torch.dtype, 
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if recipe.method != "full":
             model.enable_input_require_grads()
+    path = choose_path(recipe, model, dtype)
     rows = recipe.per_device_eval_batch_size if evaluation else recipe.per_device_train_batch_size
-    half = dtype == torch.bfloat16
+    half = dtype == torch.bfloat16 and path.autocast
     with FakeTensorMode(allow_non_fake_inputs=True):
         place_on_cpu(model)
+        if path.packing:
+            return trace_pack(model, rows, recipe.max_length, half, evaluation)
         ids = torch.zeros(rows, recipe.max_length, dtype=torch.long)
         with LiveBytes() as count, torch.no_grad() if evaluation else nullcontext():
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -229,6 +237,19 @@ def trace_micro_batch(recipe: SimpleNamespace, config: Any, dtype: torch.dtype, 
                 del outputs
                 loss.backward()
             del narrow
+    return Traced(forward, count.peak - forward)
+
+
+def trace_pack(model: torch.nn.Module, rows: int, length: int, half: bool, evaluation: bool) -> Traced:
+    """One pack of the greatest rows that it may hold, all of whose tokens carry loss."""
+    row = Row(np.arange(length, dtype=np.int32), np.ones(length, np.uint8))
+    pack = make_pack([row] * rows, share=False)
+    with LiveBytes() as count, torch.no_grad() if evaluation else nullcontext():
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model(pack=pack)
+            forward = count.live
+        if not evaluation:
+            loss.backward()
     return Traced(forward, count.peak - forward)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from train.base_model import INDEX, Base
 from train.errors import InputError, problem
 from train.files import sync
+from train.stored import MANIFEST
 
 MADE_BY = "tunefleet train.merge"
 MARK = ".merging"  # lies in OUTPUT.tmp while a merge works there, locked
@@ -141,4 +142,4 @@ def is_carried(path: Path) -> bool:
     if path.stat().st_size > CARRY_LIMIT:
         return False
     return not (path.name.startswith(".") or path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json")
-                or path.name == "merge.json")  # fmt: skip
+                or path.name in ("merge.json", MANIFEST))  # fmt: skip

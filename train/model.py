@@ -1,6 +1,7 @@
 """Load the base model for a method and give it what is trained: an adapter, or every weight."""
 
 import difflib
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from train.errors import InputError, problem
+from train.libraries import without_bitsandbytes
 
 
 def load_model(directory: Path, dtype: torch.dtype, attn_implementation: str = "sdpa", quantization_config=None):
@@ -29,8 +31,6 @@ def build_trainable(recipe: SimpleNamespace, directory: Path, dtype: torch.dtype
     lora, qlora: base frozen in `dtype` (4-bit for qlora), adapter in float32. full: every weight in float32, computed
     in `dtype` by autocast, since bfloat16 weights would swallow small updates.
     """
-    from peft import get_peft_model
-
     if recipe.method == "full":
         model = load_model(directory, torch.float32, recipe.attn_implementation)
     else:
@@ -39,7 +39,10 @@ def build_trainable(recipe: SimpleNamespace, directory: Path, dtype: torch.dtype
         keep_trainable(base)
         for parameter in base.parameters():
             parameter.requires_grad_(False)
-        model = get_peft_model(base, lora_config(recipe))
+        with nullcontext() if config else without_bitsandbytes():
+            from peft import get_peft_model
+
+            model = get_peft_model(base, lora_config(recipe))
     model.config.use_cache = False
     return model
 
@@ -151,13 +154,12 @@ def require_ipex(where: object = "recipe") -> None:
         raise InputError(problem(where, "use_ipex", what, fix)) from None
 
 
-def flop_per_token(recipe: SimpleNamespace, model, parameters: int) -> float:
-    """Floating-point operations a trained token needs, attention's scores left out.
+def flop_per_token(recipe: SimpleNamespace, model, parameters: int) -> tuple[float, float]:
+    """Floating-point operations of a token in the layers, and of a prediction in the output layer.
 
     Forward 2N, gradient of the inputs 2N, gradient of the weights 2N where they are trained (full), and another
-    forward with gradient checkpointing; N counts the weights that multiply, so not an untied input embedding.
+    forward with gradient checkpointing; N counts the weights that multiply. Attention's scores are left out.
     """
-    embedding = model.get_input_embeddings().weight
-    tied = model.config.tie_word_embeddings
-    multiplied = parameters - (0 if tied else embedding.numel())
-    return multiplied * ((6 if recipe.method == "full" else 4) + (2 if recipe.gradient_checkpointing else 0))
+    embedding, times = model.get_input_embeddings().weight.numel(), 6 if recipe.method == "full" else 4
+    layers = parameters - embedding * (1 if model.config.tie_word_embeddings else 2)
+    return layers * (times + (2 if recipe.gradient_checkpointing else 0)), embedding * times

@@ -7,6 +7,7 @@ seen twice or dropped.
 """
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -51,6 +52,26 @@ class GlobalOrder(Sampler):
             rows = rows + [EMPTY_ROW] * (self.global_batch - len(rows))
             batches = [rows[start : start + self.micro_batch] for start in range(0, len(rows), self.micro_batch)]
             yield from batches[self.rank :: self.world]
+
+
+class StepOrder(GlobalOrder):
+    """The same order, a whole step at a time: yields the rows of all processes, which then share them out in packs."""
+
+    def __init__(self, rows: int, global_batch: int, rank: int, world: int, seed: int):
+        super().__init__(rows, global_batch, global_batch, rank, world, seed)
+        self.accumulation = 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.epoch * self.steps_per_epoch
+        yield from map(self.rows_of_step, range(first, first + self.steps_per_epoch))
+
+
+def choose_order(recipe: SimpleNamespace, rows: int, packing: bool, rank: int, world: int) -> GlobalOrder:
+    """The order of a recipe's rows for one process: of whole steps where they are packed, else of micro-batches."""
+    batch, micro, seed = recipe.global_batch_size, recipe.per_device_train_batch_size, recipe.seed
+    if packing:
+        return StepOrder(rows, batch, rank, world, seed)
+    return GlobalOrder(rows, batch, micro, rank, world, seed)
 
 
 def share_of_rows(rows: int, batch: int, rank: int, world: int) -> list[list[int]]:

@@ -14,20 +14,26 @@ from train.layout import Layout
 TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}
 
 
-def check_machine(recipe: SimpleNamespace, model: Path, layout: Layout, run: Path, where: object) -> list[str]:
-    """Every reason why the recipe cannot be trained from `model` on this machine; an empty list for none."""
+def check_machine(
+    recipe: SimpleNamespace, model: Path, layout: Layout, run: Path, where: object, machines: range = range(1, 2)
+) -> list[str]:
+    """Every reason why the recipe cannot be trained from `model` on this machine; an empty list for none.
+
+    `machines`: how many like this one may take part; an elastic training must fit any of these numbers.
+    """
     from train.processes import check_batch, require_backend
     from train.sources import check_model
 
     problems: list[str] = []
-    attempt(problems, check_batch, recipe, layout.processes, where)
+    for count in machines:
+        attempt(problems, check_batch, recipe, layout.processes * count, where)
     if recipe.ddp_backend != "auto":
         attempt(problems, require_backend, recipe.ddp_backend, where)
     absent = check_packages(recipe, where)
     broken = check_model(model, recipe.method)
     problems += absent + broken
     if not absent and not broken:
-        problems += check_fit(recipe, model, layout, where)
+        problems += check_fit(recipe, model, layout, where, machines[0])
     problems += check_place(recipe, model, run)
     return problems
 
@@ -49,7 +55,7 @@ def check_packages(recipe: SimpleNamespace, where: object) -> list[str]:
     return problems
 
 
-def check_fit(recipe: SimpleNamespace, model: Path, layout: Layout, where: object) -> list[str]:
+def check_fit(recipe: SimpleNamespace, model: Path, layout: Layout, where: object, machines: int) -> list[str]:
     """Problems between the recipe and the model's shapes: names of modules, memory of all processes."""
     from train.hardware import choose_dtype
     from train.memory import check_memory
@@ -60,7 +66,8 @@ def check_fit(recipe: SimpleNamespace, model: Path, layout: Layout, where: objec
         return problems
     dtype, _ = choose_dtype(recipe.dtype)
     config = json.loads((model / "config.json").read_text())
-    problems += check_memory(recipe, config, layout.processes, dtype.itemsize, memory_available(), where)
+    ranks, memory = layout.processes * machines, memory_available()
+    problems += check_memory(recipe, config, ranks, dtype.itemsize, memory, where, machines)
     return problems
 
 

@@ -19,7 +19,8 @@ from train.data_judge import Part, find_overlap, judge_rows, settle, stop_texts
 from train.data_split import choose_rows, split_rows
 from train.data_tokens import Codec, hash_tokenizer, load_codec
 from train.errors import InputError, problem
-from train.prepared import ARRAYS, CHECK, PROMPTS, array_path, digest_arrays
+from train.files import PROMPTS
+from train.prepared import ARRAYS, CHECK, array_path, digest_arrays
 from train.render import Rendered, Style, choose_style, render_row
 from train.rows import Origin, Row, describe_files, find_training, find_validation, read_rows
 

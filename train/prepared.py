@@ -13,7 +13,7 @@ from train.errors import InputError, problem
 
 ARRAYS = {"ids": np.int32, "loss": np.uint8, "offsets": np.int64, "rows": np.int64}
 LABELS = ("train", "validation")
-CHECK, PROMPTS = "data_check.json", "validation_prompts.jsonl"
+CHECK = "data_check.json"
 NO_LOSS = -100  # the label that torch's cross entropy leaves out
 
 
@@ -46,12 +46,17 @@ class TokenRows(torch.utils.data.Dataset):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        ids, loss = self.arrays(index)
+        ids = ids.astype(np.int64)
+        labels = np.where(loss == 1, ids, NO_LOSS)
+        return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+
+    def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A row's tokens and which of them carry loss, as they lie on disk."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         place = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        ids = self.ids[place].astype(np.int64)
-        labels = np.where(self.loss[place] == 1, ids, NO_LOSS)
-        return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+        return np.asarray(self.ids[place]), np.asarray(self.loss[place])
 
 
 @dataclass(frozen=True)

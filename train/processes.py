@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from train.errors import InputError, problem
+from train.ranks import MEETING
 
 
 def check_batch(recipe: SimpleNamespace, world: int, where: object) -> None:
@@ -31,8 +32,19 @@ def join_processes(recipe: SimpleNamespace, rank: int, world: int) -> str:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
     require_backend(backend)
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group(backend, rank=rank, world_size=world)
+        dist.init_process_group(backend, rank=rank, world_size=world, store=own_store(rank, world))
     return backend if world > 1 else "none needed"
+
+
+def own_store(rank: int, world: int):
+    """The store at the socket that train.launch opened for its forks; None where torchrun or mpirun started them."""
+    if MEETING not in os.environ:
+        return None
+    import torch.distributed as dist
+
+    given = {"master_listen_fd": int(os.environ[MEETING])} if rank == 0 else {}
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, world, is_master=rank == 0, timeout=dist.default_pg_timeout, **given)
 
 
 def require_backend(backend: str, where: object = "recipe") -> None:

@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,9 +15,12 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from train.events import tell
 from train.order import GlobalOrder
+from train.ranks import STARTED, process_start
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_EVENTS = 2.0
 
 
 class TrainingDiverged(RuntimeError):
@@ -25,18 +30,25 @@ class TrainingDiverged(RuntimeError):
 class Progress(TrainerCallback):
     """Reports every step on rank 0, and stops all ranks after the same step when any of them got SIGTERM or SIGINT."""
 
-    def __init__(self, run: Path, order: GlobalOrder, lengths, flop_per_token: float, matmul_gflops: float):
+    def __init__(self, run: Path, order: GlobalOrder, lengths, flop: tuple[float, float], matmul_gflops: float):
         self.metrics, self.order, self.lengths = run / "metrics.jsonl", order, lengths
-        self.flop_per_token, self.matmul_gflops = flop_per_token, matmul_gflops
+        self.flop, self.matmul_gflops = flop, matmul_gflops  # of a token, of a prediction; of all processes
+        self.computed = lambda: (0, 0)
         self.stop_requested = False
-        self.seconds = self.memory = 0.0
-        self.last_line = -math.inf
+        self.seconds = self.memory = self.done = 0.0
+        self.counted = (0, 0)
+        self.last_line = self.last_event = -math.inf
         self.bar = None
 
     # ---- stopping ----
-    def listen(self) -> None:
-        """From now on SIGTERM and SIGINT ask for a checkpoint and a clean end instead of killing."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+    def listen(self, computed: Callable[[], tuple[int, int]]) -> None:
+        """From now on SIGTERM, SIGINT and SIGUSR1 ask for a checkpoint and a clean end instead of killing.
+
+        `computed` says how many tokens and predictions this process's packs have held since the start.
+        """
+        self.computed = computed
+        # SIGUSR1 as well: it is what mpirun passes on to its ranks; at SIGTERM it kills them.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self.request_stop)
 
     def request_stop(self, number, frame) -> None:
@@ -63,11 +75,11 @@ class Progress(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """Agree with the other ranks on stopping, and add up the memory of all."""
         self.seconds = time.perf_counter() - self.started
-        told = torch.tensor([float(self.stop_requested), psutil.Process().memory_info().rss / 1e9])
+        told = torch.tensor([float(self.stop_requested), psutil.Process().memory_info().rss / 1e9, self.work()])
         if args.world_size > 1:
             told = told.to(args.device)
             dist.all_reduce(told)
-        self.memory = told[1].item()
+        self.memory, self.done = told[1].item(), told[2].item()
         if told[0] > 0 and state.global_step < state.max_steps:
             self.stop_requested = True
             control.should_save = control.should_training_stop = True
@@ -96,9 +108,13 @@ class Progress(TrainerCallback):
             line |= {"eval_loss": logs["eval_loss"], "perplexity": logs["perplexity"]}
             self.say(f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}  "
                      f"perplexity {logs['perplexity']:.2f}")  # fmt: skip
+            tell("validation", step=state.global_step, total=state.max_steps,
+                 eval_loss=logs["eval_loss"], perplexity=logs["perplexity"])  # fmt: skip
         else:
             line |= {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs}
             line |= self.speed(state.global_step)
+            if state.global_step == self.first_step + 1:
+                line["since_start"] = round(time.time() - float(os.environ.get(STARTED) or process_start()), 1)
             self.show_step(state, line)
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -109,11 +125,19 @@ class Progress(TrainerCallback):
             self.bar.close()
 
     # ---- figures ----
+    def work(self) -> float:
+        """Floating-point operations of this process's packs since the last step; 0 where rows are not packed."""
+        before, self.counted = self.counted, self.computed()
+        tokens, predictions = (now - then for now, then in zip(self.counted, before, strict=True))
+        return tokens * self.flop[0] + predictions * self.flop[1]
+
     def speed(self, step: int) -> dict[str, float | None]:
         """Tokens, rate and memory of the step that just ended, all ranks together."""
         tokens = int(sum(self.lengths[row] for row in self.order.rows_of_step(step - 1)))
         rate = tokens / max(self.seconds, 1e-9)
-        share = rate * self.flop_per_token / (self.matmul_gflops * 1e9) if self.matmul_gflops else None
+        # Packs compute shared beginnings once and logits for predictions alone; otherwise every token needs both.
+        work = self.done or tokens * sum(self.flop)
+        share = work / max(self.seconds, 1e-9) / (self.matmul_gflops * 1e9) if self.matmul_gflops else None
         return {
             "tokens": tokens,
             "seconds": round(self.seconds, 4),
@@ -131,11 +155,16 @@ class Progress(TrainerCallback):
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(state.global_step - self.bar.n)
             return
-        now = time.perf_counter()
-        if now - self.last_line >= SECONDS_BETWEEN_LINES or state.global_step == state.max_steps:
+        now, last = time.perf_counter(), state.global_step == state.max_steps
+        done = state.global_step - self.first_step
+        left = (now - self.begun) / max(done, 1) * (state.max_steps - state.global_step)
+        if now - self.last_event >= SECONDS_BETWEEN_EVENTS or last:
+            self.last_event = now
+            shown = ("loss", "learning_rate", "tokens_per_second", "memory_gb")
+            tell("step", step=state.global_step, total=state.max_steps, seconds_left=round(left, 1),
+                 **{key: line[key] for key in shown})  # fmt: skip
+        if now - self.last_line >= SECONDS_BETWEEN_LINES or last:
             self.last_line = now
-            done = state.global_step - self.first_step
-            left = (now - self.begun) / max(done, 1) * (state.max_steps - state.global_step)
             self.say(f"step {state.global_step}/{state.max_steps}  {text}  {minutes(left)} left")
 
     def say(self, text: str) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from train.adapter import read_pair
+from train.adapter import Adapter, read_pair
 from train.base_model import INDEX, Base, read_json
 from train.errors import InputError, problem, run_program
 from train.files import hash_file
 from train.proof_logits import check_memory, compare_logits
-from train.proof_tensors import AGAIN, Seen, compare_shard
+from train.proof_tensors import AGAIN, Compared, Seen, compare_shard
 from train.safetensors_io import read_shard
 
 
@@ -50,22 +50,28 @@ def prove(
     base, adapter = read_pair(base_path, adapter_path)
     if check_logits:
         check_memory(base, adapter)
-    checks = [check_files(base, merged)]
-    seen: dict[str, Seen] = {}
-    problems: list[str] = []
+    check_files(base, merged)
+    compared = Compared()
     total = sum(shard.size for shard in base.shards.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="proof", disable=None) as bar:
-        files = {}
         for name, shard in base.shards.items():
-            files[name] = compare_shard(shard, merged / name, adapter, seen, problems, bar)
-    for name, one in seen.items():
+            compare_shard(shard, merged / name, adapter, compared, bar)
+    return conclude(base, adapter, merged, compared, prompts=prompts, check_logits=check_logits)
+
+
+def conclude(
+    base: Base, adapter: Adapter, merged: Path, compared: Compared, *, prompts: list[str] | None, check_logits: bool
+) -> dict[str, Any]:
+    """The record of a proof, as `prove` returns it, once all weight files were compared."""
+    files = check_files(base, merged)
+    problems = list(compared.problems)
+    for name, one in compared.seen.items():
         problems += one.problems(merged / base.tensors[name].file.name, name)
-    problems += stale_record(merged, files)
+    problems += stale_record(merged, compared.files)
     if problems:
         raise InputError(problems)
-    checks += summary(seen, len(base.tensors))
-    checks.append(compare_logits(base, adapter, merged, prompts, skip=not check_logits))
-    return {"checks": checks, "files": files}
+    logits = compare_logits(base, adapter, merged, prompts, skip=not check_logits)
+    return {"checks": [files, *summary(compared.seen, len(base.tensors)), logits], "files": compared.files}
 
 
 def check_files(base: Base, merged: Path) -> dict[str, Any]:
@@ -106,8 +112,8 @@ def stale_record(merged: Path, files: dict[str, dict[str, Any]]) -> list[str]:
 
 def summary(seen: dict[str, Seen], tensors: int) -> list[dict[str, Any]]:
     """The checks over all targets, as entries of the record."""
-    least = min(seen, key=lambda name: seen[name].changed / seen[name].elements)
-    share = seen[least].changed / seen[least].elements
+    least = min(seen, key=lambda name: seen[name].changed / seen[name].sampled)
+    share = seen[least].changed / seen[least].sampled
     worst = max(seen, key=lambda name: seen[name].worst)
     lost = max(math.sqrt(one.rounding / one.update) if one.update else 0.0 for one in seen.values())
     elements = sum(one.elements for one in seen.values())

@@ -4,12 +4,14 @@ import gc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from train.adapter import Adapter
 from train.base_model import Base
 from train.errors import InputError, problem
 from train.hardware import memory_available
+from train.libraries import without_bitsandbytes
 from train.safetensors_io import FLOAT_DTYPES
 
 NAME = "logits agree with base + adapter"
@@ -27,6 +29,7 @@ FLOOR = 1e-6
 # The difference may be at most this share of what the adapter changes; else rounding has eaten the training.
 EFFECT_SHARE = 0.25
 FORWARD_BYTES = 1 << 28  # buffers besides the weights
+EXPONENT = 0x7F800000  # of a float32
 
 
 def compare_logits(
@@ -113,16 +116,30 @@ def load(path: Path) -> Any:
 
 
 def forward(model: Any, batches: list[torch.Tensor]) -> torch.Tensor:
-    """The logits of the last positions of every prompt, less their mean: float32 [positions, vocabulary]."""
-    logits = torch.cat([model(input_ids=ids).logits[0, -KEPT:].float() for ids in batches])
+    """The logits of the last positions of every prompt, less their mean: float32 [positions, vocabulary].
+
+    All prompts go through the model at once, so that every weight is fetched from memory once. They are padded at their
+    ends, which a causal model does not see before; its head computes the positions that are kept and no others.
+    """
+    kept = [range(max(0, ids.shape[1] - KEPT), ids.shape[1]) for ids in batches]
+    prompts = torch.tensor([prompt for prompt, places in enumerate(kept) for _ in places])
+    places = torch.tensor([place for one in kept for place in one])
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, given: (given[0][prompts, places].unsqueeze(0),))
+    try:
+        padded = torch.nn.utils.rnn.pad_sequence([ids[0] for ids in batches], batch_first=True)
+        logits = model(input_ids=padded).logits[0].float()
+    finally:
+        hook.remove()
     return logits - logits.mean(-1, keepdim=True)
 
 
 def base_logits(base: Path, adapter: Path, batches: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the base and of base + adapter, by PEFT, each [positions, vocabulary]."""
-    from peft import PeftModel
+    with without_bitsandbytes():
+        from peft import PeftModel
 
-    model = PeftModel.from_pretrained(load(base), adapter).eval()
+        model = PeftModel.from_pretrained(load(base), adapter).eval()
     with model.disable_adapter():
         plain = forward(model, batches)
     return plain, forward(model, batches)
@@ -131,15 +148,15 @@ def base_logits(base: Path, adapter: Path, batches: list[torch.Tensor]) -> tuple
 def add_rounding_noise(model: Any, adapter: Adapter) -> None:
     """Add to every target of a merged model a rounding error drawn anew: even over half a step to either side."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.Generator(np.random.SFC64(0))
     for target in adapter.targets:
         info = torch.finfo(FLOAT_DTYPES[target.tensor.dtype])
         # Half a step of float32 would be rounded away; a whole one moves about every second value to its neighbour.
         width = 2.0 if target.tensor.dtype == "F32" else 1.0
         for weight in parameters[target.parameter].split(1024):  # rows, so that the buffers stay small
-            _, exponent = torch.frexp(weight)
-            step = torch.ldexp((weight != 0) * info.eps, exponent - 1)
-            weight.add_(step.mul_(torch.rand(weight.shape, generator=generator).sub_(0.5)).mul_(width))
+            power = (weight.view(torch.int32) & EXPONENT).view(torch.float32)  # the power of two below each weight
+            drawn = generator.integers(-(1 << 15), 1 << 15, size=weight.shape, dtype=np.int16)
+            weight.addcmul_(power, torch.from_numpy(drawn), value=info.eps * width / (1 << 16))
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:

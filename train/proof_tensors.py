@@ -8,24 +8,27 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
 from train.adapter import Adapter, Target
+from train.direct_io import DirectFile
 from train.errors import InputError, problem
 from train.safetensors_io import (
     JOB,
     SLICE,
     Shard,
-    SideHash,
     Tensor,
     as_bytes,
+    as_rows,
     blocks,
     in_order,
     ranges,
@@ -41,45 +44,59 @@ LIMIT = 0.5 + 2**-10
 FLOAT64_ERROR = 2.0**-46
 INTEGERS = {2: torch.int16, 4: torch.int32}  # by bytes per element, to compare bits
 AGAIN = "merge again; if it happens again, report it with the base's and the adapter's names"
+Files = tuple[int, DirectFile]  # the base's and the merged file, open
+# What writes a part of a tensor (bytes, or rows of a target) where the merged file is only now being made.
+Write = Callable[[Tensor], Callable[[int, int], None]]
 
 
 @dataclass
 class Seen:
     """What was found in (a part of) one tensor.
 
-    `worst` is the largest error in rounding steps of the dtype; `rounding` and `update` are sums of squares of
-    W' - exact and exact - W; `beyond` counts elements with a larger error than rounding makes, `bad` NaN and infinity.
+    `worst` is the largest error in rounding steps of the dtype; `beyond` counts elements with a larger error than
+    rounding makes, `bad` NaN and infinity. How much changed is a figure and taken from `sampled` elements: `changed`
+    counts those that differ from the base's, `rounding` and `update` are sums of squares of W' - exact and exact - W.
     """
 
     elements: int = 0
-    changed: int = 0
     bad: int = 0
     beyond: int = 0
     worst: float = 0.0
+    sampled: int = 0
+    changed: int = 0
     rounding: float = 0.0
     update: float = 0.0
 
     def join(self, other: Self) -> None:
         """Add what was found in another part of the tensor."""
         self.worst = max(self.worst, other.worst)
-        for name in ("elements", "changed", "bad", "beyond", "rounding", "update"):
+        for name in ("elements", "bad", "beyond", "sampled", "changed", "rounding", "update"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def add(self, old: torch.Tensor, new: torch.Tensor, exact: torch.Tensor, terms: Callable[[], torch.Tensor]) -> None:
-        """Compare rows: base and merged in their dtype, and the exact result in float64, each [rows, columns].
+    def add(self, new: torch.Tensor, exact: torch.Tensor, terms: Callable[[], torch.Tensor]) -> None:
+        """Compare rows: merged in their dtype, and the exact result in float64, each [rows, columns].
 
         `terms()` is the size of what was added up to get the exact result; it counts only where that cancels.
         """
         self.elements += new.numel()
-        bits = INTEGERS[old.element_size()]
-        self.changed += int(torch.count_nonzero(old.view(bits) != new.view(bits)))
+        if all_finite(new) and np.array_equal(bits(exact.to(new.dtype)), bits(new)):
+            self.worst = max(self.worst, 0.5)  # every one is the nearest number of its dtype
+        else:
+            self.measure(new, exact, terms)
+
+    def sample(self, old: torch.Tensor, new: torch.Tensor, exact: torch.Tensor) -> None:
+        """Take the figures of how much changed from these rows."""
+        self.sampled += new.numel()
+        self.changed += int(np.count_nonzero(bits(old) != bits(new)))
+        self.rounding += float(torch.dist(new.double(), exact)) ** 2
+        self.update += float(torch.dist(old.double(), exact)) ** 2
+
+    def measure(self, new: torch.Tensor, exact: torch.Tensor, terms: Callable[[], torch.Tensor]) -> None:
+        """Find the errors, in rounding steps, of rows that are not all rounded to the nearest number."""
         # Stripping sign and mantissa of a float64 leaves the power of two below it; a step is that times eps.
         info = torch.finfo(new.dtype)
         power = (exact.view(torch.int64) & 0x7FF0000000000000).view(torch.float64).clamp_min_(info.smallest_normal)
-        error = new.double().sub_(exact)
-        self.rounding += float(torch.linalg.vector_norm(error)) ** 2
-        self.update += float(torch.linalg.vector_norm(old.double().sub_(exact))) ** 2
-        steps = error.div_(power)
+        steps = new.double().sub_(exact).div_(power)
         low, high = torch.aminmax(steps)
         worst = max(abs(float(low)), abs(float(high))) / info.eps
         if not math.isfinite(float(low) + float(high)):
@@ -105,74 +122,116 @@ class Seen:
         return []
 
 
-def compare_shard(
-    shard: Shard, merged: Path, adapter: Adapter, seen: dict[str, Seen], problems: list[str], bar: tqdm
-) -> dict[str, Any]:
-    """Compare one weight file with the base's, tensor by tensor, in one read; returns its size and SHA-256.
+@dataclass
+class Compared:
+    """What was found so far: in each target, elsewhere (as messages), and size and SHA-256 of each merged file."""
 
-    What is found in targets goes into `seen`, differences anywhere else into `problems`.
+    seen: dict[str, Seen] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def compare_shard(
+    shard: Shard, merged: Path, adapter: Adapter, compared: Compared, bar: tqdm, write: Write | None = None
+) -> None:
+    """Compare one weight file with the base's, part by part, in one read of both, and take its hash.
+
+    `write` makes the merged file meanwhile: it is called for each part just before that is read.
     """
     targets = {target.tensor.name: target for target in adapter.targets}
     others: Counter[str] = Counter()
+    digest = sha256()
     with ExitStack() as stack:
-        files = [stack.enter_context(path.open("rb")).fileno() for path in (shard.path, merged)]
+        files = (stack.enter_context(shard.path.open("rb")).fileno(), stack.enter_context(DirectFile(merged)))
         weights = stack.enter_context(safe_open(adapter.weights.path, framework="pt"))
-        digest = stack.enter_context(SideHash())
         pool = stack.enter_context(workers())
-        digest.feed(read_bytes(files[1], 0, len(shard.header)))
-        jobs = (job for tensor in shard.tensors for job in tensor_jobs(tensor, targets, adapter, weights, files))
+        digest.update(files[1].read(0, len(shard.header)).numpy())
+        jobs = (job for tensor in shard.tensors for job in tensor_jobs(tensor, targets, adapter, weights, files, write))
         for name, data, found in in_order(pool, jobs):
-            digest.feed(data)
+            digest.update(data.numpy())
             bar.update(len(data))
             if isinstance(found, Seen):
-                seen.setdefault(name, Seen()).join(found)
+                compared.seen.setdefault(name, Seen()).join(found)
             else:
                 others[name] += found
-        for name, different in (+others).items():
-            what = f"differs from the base in {different} bytes, and the adapter does not touch it"
-            problems.append(problem(merged, name, what, AGAIN))
-        return {"size": shard.size, "sha256": digest.hexdigest()}
+    for name, different in (+others).items():
+        what = f"differs from the base in {different} bytes, and the adapter does not touch it"
+        compared.problems.append(problem(merged, name, what, AGAIN))
+    compared.files[merged.name] = {"size": shard.size, "sha256": digest.hexdigest()}
 
 
 def tensor_jobs(
-    tensor: Tensor, targets: dict[str, Target], adapter: Adapter, weights: Any, files: list[int]
+    tensor: Tensor, targets: dict[str, Target], adapter: Adapter, weights: Any, files: Files, write: Write | None
 ) -> Iterator[Callable[[], tuple[str, torch.Tensor, Seen | int]]]:
-    """Jobs that each compare a part of a tensor; they return its name, the merged bytes and what was found."""
+    """Jobs that each (write and) compare a part of a tensor; they return its name, its bytes and what was found."""
+    write_part = write(tensor) if write else None
     if tensor.name not in targets:
         for begin, end in ranges(0, tensor.size, JOB):
-            yield partial(compare_bytes, tensor, files, tensor.begin + begin, end - begin)
+            yield partial(written_first, write_part, begin, end, partial(compare_bytes, tensor, files))
         return
     target = targets[tensor.name]
+    exact = exact_of(tensor, target, adapter, weights)
+    # DoRA on Conv1D needs the length of whole columns, so all rows at once.
+    whole = bool(target.magnitude) and target.transposed
+    compare = partial(compare_rows, tensor, files, exact, tensor.size if whole else SLICE)
+    for start, stop in [(0, tensor.rows)] if whole else blocks(tensor):
+        yield partial(written_first, write_part, start, stop, compare)
+
+
+def written_first(
+    write_part: Callable[[int, int], None] | None, start: int, stop: int, compare: Callable[[int, int], Any]
+) -> Any:
+    """What a comparison of [start, stop) finds once that is written."""
+    if write_part:
+        write_part(start, stop)
+    return compare(start, stop)
+
+
+def exact_of(tensor: Tensor, target: Target, adapter: Adapter, weights: Any) -> Callable[..., Any]:
+    """What computes rows of a target again in float64, from the adapter's file as the safetensors library reads it."""
     a = weights.get_tensor(target.a)
     if target.kind == "replace":
-        a = a.reshape(tensor.rows, -1)
-        for start, stop in blocks(tensor):
-            yield partial(compare_rows, tensor, files, start, stop, partial(held_rows, a), SLICE)
-        return
+        return partial(held_rows, a.reshape(tensor.rows, -1))
     b = weights.get_tensor(target.b).double()
     magnitude = weights.get_tensor(target.magnitude).double() if target.magnitude else None
-    exact = partial(exact_rows, a.double(), b, magnitude, own_scale(adapter, target, len(a)), target.transposed)
-    # DoRA on Conv1D needs the length of whole columns, so all rows at once.
-    whole = magnitude is not None and target.transposed
-    for start, stop in [(0, tensor.rows)] if whole else blocks(tensor, JOB // 2):
-        yield partial(compare_rows, tensor, files, start, stop, exact, tensor.size if whole else SLICE)
+    return partial(exact_rows, a.double(), b, magnitude, own_scale(adapter, target, len(a)), target.transposed)
 
 
-def compare_bytes(tensor: Tensor, files: list[int], begin: int, size: int) -> tuple[str, torch.Tensor, int]:
-    """The merged bytes of a part of a tensor that is no target, and how many of them differ from the base's."""
-    old, new = (read_bytes(file, begin, size) for file in files)
-    return tensor.name, new, 0 if torch.equal(old, new) else int((old != new).sum())
+def compare_bytes(tensor: Tensor, files: Files, start: int, stop: int) -> tuple[str, torch.Tensor, int]:
+    """The merged bytes [start, stop) of a tensor that is no target, and how many of them differ from the base's."""
+    base, merged = files
+    old = read_bytes(base, tensor.begin + start, stop - start)
+    new = merged.read(tensor.begin + start, stop - start)
+    return tensor.name, new, 0 if np.array_equal(old.numpy(), new.numpy()) else int((old != new).sum())
 
 
 def compare_rows(
-    tensor: Tensor, files: list[int], start: int, stop: int, exact: Callable[..., Any], elements: int
+    tensor: Tensor, files: Files, exact: Callable[..., Any], elements: int, start: int, stop: int
 ) -> tuple[str, torch.Tensor, Seen]:
     """The merged bytes of rows [start, stop) of a target, and what was found when `exact` computed them again."""
-    old, new = (read_rows(file, tensor, start, stop) for file in files)
+    base, merged = files
+    row = tensor.size // tensor.rows
+    old = read_rows(base, tensor, start, stop)
+    new = as_rows(merged.read(tensor.begin + start * row, (stop - start) * row), tensor)
     found = Seen()
     for begin, end in ranges(0, stop - start, max(1, elements // tensor.row_elements)):
-        found.add(old[begin:end], new[begin:end], *exact(old[begin:end].double(), slice(start + begin, start + end)))
+        right, terms = exact(old[begin:end].double(), slice(start + begin, start + end))
+        found.add(new[begin:end], right, terms)
+        if not found.changed:  # the first rows of each part are sample enough, unless nothing changed in them
+            found.sample(old[begin:end], new[begin:end], right)
     return tensor.name, as_bytes(new), found
+
+
+def bits(rows: torch.Tensor) -> np.ndarray:
+    """The numbers as integers, to compare them bit by bit; numpy does so several times as fast as torch."""
+    return rows.view(INTEGERS[rows.element_size()]).numpy()
+
+
+def all_finite(rows: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite: those have the largest integers, but for the sign."""
+    numbers = bits(rows)
+    infinity = bits(torch.full((1,), math.inf, dtype=rows.dtype))[0]
+    return numbers.size == 0 or (numbers & np.iinfo(numbers.dtype).max).max() < infinity
 
 
 def held_rows(a: torch.Tensor, old: torch.Tensor, rows: slice) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
@@ -190,7 +249,7 @@ def exact_rows(
     `magnitude` [out].
     """
     product = (b @ a[:, rows]).T.contiguous() if transposed else b[rows] @ a
-    exact = torch.add(old, product, alpha=scale)
+    exact = torch.add(old, product, alpha=scale, out=product)  # in place: both stay in the core's cache
     dim = 0 if transposed else 1
     factor = torch.ones(1, 1, dtype=torch.float64)
     if magnitude is not None:

@@ -15,6 +15,7 @@ import yaml
 from train.errors import InputError, problem
 from train.recipe_rules import complaints, has_validation
 from train.recipe_words import explain
+from train.yaml_file import read_mapping
 
 SCHEMA_PATH = Path(__file__).resolve().parent.parent / "schemas" / "train.schema.json"
 
@@ -54,23 +55,8 @@ def schema() -> dict[str, Any]:
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The mapping in a YAML file and the line of each of its keys; a key given twice is an error."""
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        raise InputError(problem(path, "", "there is no such file", "give the path of a train.yaml")) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(problem(path, "", f"cannot be read: {error}", "make it a readable UTF-8 text file")) from None
-    try:
-        values = yaml.safe_load(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else path
-        what = getattr(error, "problem", None) or str(error)
-        fix = "indent with spaces" if "'\\t'" in what else "write one `key: value` a line"
-        raise InputError(problem(place, "", f"is not YAML: {what}", fix)) from None
-    if not isinstance(values, dict):
-        raise InputError(problem(path, "", "holds no keys", "write one `key: value` a line")) from None
+    fix = "write one `key: value` a line"
+    values, node = read_mapping(path, "train.yaml", fix, fix)
     lines, twice = {}, []
     for key, _ in node.value:
         if key.value in lines:

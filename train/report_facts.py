@@ -115,6 +115,9 @@ def speed_figures(run: Run, training: dict[str, Any]) -> Iterator[tuple[str, str
         kept = f"best validation at step {best}" if best is not None else "the last step was kept"
         yield "steps", f"{training.get('steps') or lines[-1]['step']:,}", kept
         yield "training time", duration(seconds), f"{sum(line.get('tokens', 0) for line in lines):,} tokens"
+    if training.get("seconds_to_first_step") is not None:
+        note = "from the training's start: libraries, model, first validation"
+        yield "to the first step", duration(training["seconds_to_first_step"]), note
     if training.get("tokens_per_second"):
         shares = sorted(line["matmul_share"] for line in lines if line.get("matmul_share") is not None)
         note = f"{percent(shares[len(shares) // 2])} of the measured matmul rate" if shares else "all processes"

@@ -71,7 +71,7 @@ def copy_generation_config(base: Path, target: Path) -> None:
         shutil.copyfile(base / "generation_config.json", target / "generation_config.json")
 
 
-def write_training_record(trainer, recipe, arguments, world: int, dtype_reason: str, gflops: float) -> None:
+def write_training_record(trainer, recipe, arguments, world: int, chosen: tuple, path, gflops: float) -> None:
     """RUN/training.json: how the training went, on what, with which versions."""
     run, state = arguments.output, trainer.state
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -83,14 +83,16 @@ def write_training_record(trainer, recipe, arguments, world: int, dtype_reason: 
         {
             "processes": world,
             "threads": torch.get_num_threads(),
-            "dtype": "bfloat16" if trainer.args.bf16 else "float32",
-            "dtype_reason": dtype_reason,
+            "dtype": str(chosen[0]).removeprefix("torch."),
+            "dtype_reason": chosen[1],
+            "path": path.as_dict(),
             "matmul_gflops": round(gflops, 1),
             "versions": versions(),
             "hardware": describe_hardware(),
             "base_model": json.loads((run / BASE_RECORD).read_text()),
             "steps": state.global_step,
             "seconds": round(seconds, 2),
+            "seconds_to_first_step": next((line["since_start"] for line in steps[::-1] if "since_start" in line), None),
             "tokens": tokens,
             "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
             "best_step": best["step"] if best and recipe.load_best_model_at_end else None,

@@ -1,10 +1,9 @@
-"""Safetensors files by their bytes: headers checked, rows read one block at a time, hashes taken on the side.
+"""Safetensors files by their bytes: headers checked, rows read one block at a time by several threads.
 
 Nothing here maps a file or holds more of it than one block, so memory does not grow with the model.
 The format: 8 bytes little-endian length n, n bytes of JSON header, then the tensors' bytes without holes.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter, deque
@@ -13,8 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,6 +27,7 @@ ITEM_BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
 JOB = 1 << 20  # elements (or bytes, of tensors only copied) that one thread takes at a time
 SLICE = 1 << 16  # elements computed at once: float64 of these, 512 KiB, stay in a core's second-level cache
+PAGE = 4096  # bytes; what goes past the kernel's cache begins and ends with a page
 MAX_THREADS = 8  # beyond this the one thread that hashes (about 1 GB/s) is the slowest part
 AHEAD = 12  # jobs started before their turn; each holds a few MB
 AGAIN = "download or copy the file again"
@@ -136,7 +135,7 @@ def ranges(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
 
 def read_bytes(descriptor: int, begin: int, size: int) -> torch.Tensor:
     """`size` bytes from byte `begin` of an open file, as uint8 [size]. Raises OSError when the file ends before."""
-    data = torch.empty(size, dtype=torch.uint8)
+    data = new_bytes(begin, size)
     view = memoryview(data.numpy())
     done = 0
     while done < size:
@@ -147,18 +146,34 @@ def read_bytes(descriptor: int, begin: int, size: int) -> torch.Tensor:
     return data
 
 
+def new_bytes(begin: int, size: int) -> torch.Tensor:
+    """uint8 [size] for what lies at byte `begin` of a file, at the same place in a page of memory: see DirectFile."""
+    room = torch.empty(size + PAGE, dtype=torch.uint8)
+    start = (begin - room.data_ptr()) % PAGE
+    return room[start : start + size]
+
+
+def as_rows(data: torch.Tensor, tensor: Tensor) -> torch.Tensor:
+    """The bytes of whole rows of a tensor, in its dtype, as [rows, row elements]."""
+    dtype = FLOAT_DTYPES[tensor.dtype]
+    if data.data_ptr() % dtype.itemsize:
+        data = data.clone()
+    return data.view(dtype).view(-1, tensor.row_elements)
+
+
 def read_rows(descriptor: int, tensor: Tensor, start: int, stop: int) -> torch.Tensor:
     """Rows [start, stop) of a tensor from its open file, in its own dtype, as [stop - start, row elements]."""
     row = tensor.size // tensor.rows
-    data = read_bytes(descriptor, tensor.begin + start * row, (stop - start) * row)
-    return data.view(FLOAT_DTYPES[tensor.dtype]).view(stop - start, tensor.row_elements)
+    return as_rows(read_bytes(descriptor, tensor.begin + start * row, (stop - start) * row), tensor)
 
 
 @contextmanager
 def workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread per core, each with single-threaded torch: whole blocks side by side beat torch's own split of each."""
+    """A thread per core and two more, since some wait for the disk, each with single-threaded torch: whole blocks side
+    by side beat torch's own split of each.
+    """
     before = torch.get_num_threads()
-    count = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    count = min(MAX_THREADS, len(os.sched_getaffinity(0)) + 2)
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(count) as pool:
@@ -168,46 +183,23 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 
 
 def in_order(pool: ThreadPoolExecutor, jobs: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """The jobs' results in their order; only AHEAD are started before their turn, so that memory stays bounded."""
+    """The jobs' results in their order; only AHEAD are started before their turn, so that memory stays bounded.
+
+    The first job that fails ends it: its error is raised, and those not yet started are not done any more.
+    """
     waiting: deque[Future[Result]] = deque()
-    for job in jobs:
-        waiting.append(pool.submit(job))
-        if len(waiting) > AHEAD:
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def as_bytes(rows: torch.Tensor) -> torch.Tensor:
     """The bytes of a contiguous tensor as uint8 [bytes]."""
     return rows.contiguous().view(-1).view(torch.uint8)
-
-
-class SideHash:
-    """The SHA-256 of what is fed to it, computed in a thread of its own (hashlib works without the GIL).
-
-    Use as a context manager; at most four fed blocks wait, so memory stays bounded when hashing is the slowest part.
-    """
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._pool = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._pool.shutdown()
-
-    def feed(self, data: torch.Tensor | bytes) -> None:
-        """Add bytes (uint8 tensor or bytes), which must not change afterwards."""
-        self._waiting.append(self._pool.submit(self._hash.update, data if isinstance(data, bytes) else data.numpy()))
-        if len(self._waiting) > 4:
-            self._waiting.popleft().result()
-
-    def hexdigest(self) -> str:
-        """The hash of everything fed so far."""
-        while self._waiting:
-            self._waiting.popleft().result()
-        return self._hash.hexdigest()

@@ -5,36 +5,34 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from train.errors import InputError, problem
+from train.in_store import fetch_command, find_by_name, find_in_cache
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def find_model(recipe: SimpleNamespace, where: object) -> Path:
-    """The directory of the recipe's base model: itself a directory, or in the hub's cache on this machine.
+    """The directory of the recipe's base model: by its name in the store, itself a directory, or in the hub's cache.
 
-    Raises InputError when it is on neither place.
+    Raises InputError when it is in none of these places.
     """
     name, revision = recipe.model_name_or_path, recipe.model_revision
-    if Path(name).is_dir():
-        return Path(name)
+    found = find_by_name("model", name, revision)
+    if found or Path(name).is_dir():
+        return found or Path(name)
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_like_path:
-        fix = "give a directory with config.json and safetensors weights (MODEL=… on the make line)"
+        fix = "give a directory with config.json and safetensors weights, or a name that make models lists"
         raise InputError(problem(where, "model_name_or_path", f"{name} is no directory", fix))
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        wanted = f"{name} at revision {revision}" if revision else name
-        option = f" --revision {revision}" if revision else ""
-        fix = (
-            f"fetch it: .venv/bin/hf download {name}{option} (a gated model: accept its licence on its hub page and "
-            "set HF_TOKEN first), or give a directory: MODEL=…"
-        )
-        raise InputError(problem(where, "model_name_or_path", f"{wanted} is not on this machine", fix)) from None
+    found = find_in_cache("model", name, revision)
+    if found:
+        return found
+    wanted = f"{name} at revision {revision}" if revision else name
+    fix = (
+        f"fetch it: {fetch_command('model', name, revision)} (a gated model: accept its licence on its hub page and "
+        "set HF_TOKEN first), or give a directory: MODEL=…"
+    )
+    raise InputError(problem(where, "model_name_or_path", f"{wanted} is not on this machine", fix))
 
 
 def check_model(directory: Path, method: str) -> list[str]:

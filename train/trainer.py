@@ -1,6 +1,7 @@
-"""transformers' Trainer with four things changed: order of rows, token-weighted loss, checkpoints, sharding on CPUs."""
+"""transformers' Trainer with other ways for: order of rows and packs, token-weighted loss, checkpoints, sharding."""
 
 import math
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from train.checkpoint import remove_leftovers, rotate, seal
+from train.events import tell
+from train.fast.feed import Feed
 from train.order import GlobalOrder, WithEmptyRows, pad_batch, share_of_rows
 
 
@@ -27,13 +30,16 @@ def token_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor |
 class FleetTrainer(Trainer):
     """Trainer whose loss curve does not depend on how many processes compute it."""
 
-    def __init__(self, *, order: GlobalOrder, pad_token: int, **kwargs):
-        self.order, self.pad_token = order, pad_token
+    def __init__(self, *, order: GlobalOrder, pad_token: int, feed: Feed | None, **kwargs):
+        self.order, self.pad_token, self.feed = order, pad_token, feed
+        self.tokens = self.predictions = 0  # computed by this process in packs, since the start
         super().__init__(compute_loss_func=token_loss, **kwargs)
 
     # ---- data ----
     def get_train_dataloader(self) -> DataLoader:
         """This process's micro-batches. Not handed to accelerate, which would share them out a second time."""
+        if self.feed:
+            return self.feed.steps(self.train_dataset, self.order)
         return self.loader(self.train_dataset, self.order)
 
     def loader(self, rows, batches) -> DataLoader:
@@ -42,19 +48,42 @@ class FleetTrainer(Trainer):
         collate = partial(pad_batch, pad_token=self.pad_token)
         return DataLoader(rows, batch_sampler=batches, collate_fn=collate, generator=torch.Generator())
 
+    # ---- a step of packs ----
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Forward and backward of this process's packs of a step; gradients are shared in the last one's backward."""
+        if not self.feed:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        # Gradients are averaged over the processes, hence the factor that makes a sum of it.
+        scale = self.args.world_size / max(inputs["predictions"], 1)
+        packs = inputs["packs"]
+        for number, pack in enumerate(packs, 1):
+            with nullcontext() if number == len(packs) else self.accelerator.no_sync(model=model):
+                loss = model(pack=pack.to(self.args.device)) * scale
+                self.accelerator.backward(loss)
+            total += loss.detach()
+            self.tokens += pack.computed
+            self.predictions += int((pack.weights > 0).sum())
+        return total
+
+    def computed(self) -> tuple[int, int]:
+        """Tokens through the layers and predictions through the output layer, of this process's packs so far."""
+        return self.tokens, self.predictions
+
+    def floating_point_ops(self, inputs) -> int:
+        """Not counted as Trainer does, from the padded tokens of a batch: train.progress knows better."""
+        return 0
+
     # ---- validation ----
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Validation loss per token over all processes, and perplexity; logged like Trainer's own."""
-        rows, args = self.eval_dataset, self.args
-        mine = share_of_rows(len(rows), args.per_device_eval_batch_size, args.process_index, args.world_size)
+        args = self.args
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=args.device)  # summed loss, tokens
-        with torch.no_grad(), self.compute_loss_context_manager():
-            for batch in self.loader(rows, mine):
-                batch = self._prepare_inputs(batch)
-                labels = batch.pop("labels")
-                total[0] += token_loss(self.model(**batch), labels, 1).double()
-                total[1] += (labels[:, 1:] != -100).sum()
+        with torch.no_grad():
+            for loss, tokens in self.validation_losses():
+                total += torch.stack([loss.double(), tokens.double()])
         if args.world_size > 1:
             dist.all_reduce(total)
         self.model.train()
@@ -63,6 +92,20 @@ class FleetTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         return metrics
+
+    def validation_losses(self):
+        """The summed loss and the number of predictions of each of this process's validation batches."""
+        rows, args = self.eval_dataset, self.args
+        if self.feed:
+            for pack in self.feed.validation(rows):
+                pack = pack.to(args.device)
+                yield self.model(pack=pack), pack.weights.sum()
+            return
+        mine = share_of_rows(len(rows), args.per_device_eval_batch_size, args.process_index, args.world_size)
+        for batch in self.loader(rows, mine):
+            batch = self._prepare_inputs(batch)
+            labels = batch.pop("labels")
+            yield token_loss(self.model(**batch), labels, 1), (labels[:, 1:] != -100).sum()
 
     # ---- checkpoints ----
     def _save_checkpoint(self, model, trial) -> None:
@@ -85,6 +128,7 @@ class FleetTrainer(Trainer):
         if self.args.should_save:
             seal(aside, final)
             rotate(root, self.args.save_total_limit, state.best_global_step)
+            tell("checkpoint", step=state.global_step)
         self.barrier()
 
     def _save(self, output_dir=None, state_dict=None) -> None:
