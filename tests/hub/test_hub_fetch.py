@@ -1,0 +1,235 @@
+"""Fetching against a hub that misbehaves: what is published is right, what is right is not fetched twice.
+
+.venv/bin/python -m pytest tests/hub/test_hub_fetch.py
+"""
+
+import pytest
+
+from scripts.fetch.hub import fetch
+from tests.hub.cases import (
+    add_files,
+    add_model,
+    assert_same,
+    child_of,
+    end_of,
+    kill,
+    published,
+    start_fetch,
+    wait_until,
+    weights,
+)
+from tests.hub.server import Fault, serve
+from train import stored
+
+TOKEN = "hf_" + "a" * 20
+
+
+@pytest.fixture
+def source(tmp_path):
+    return add_model(tmp_path / "hub")
+
+
+@pytest.fixture
+def hub(tmp_path, source, ask):
+    with serve(tmp_path / "hub") as running:
+        ask(running)
+        yield running
+
+
+# ---- what is published ----
+
+
+def test_a_model_is_published_whole_with_what_is_known_of_it(hub, store, source):
+    status, said = end_of(start_fetch(hub, store, "--revision", "main", TUNEFLEET_EVENTS="-"))
+    assert status == 0, said
+    assert_same(published(store), source)
+    manifest = stored.read_manifest(published(store))
+    assert manifest["name"] == "o/m"
+    assert manifest["licence"] == "apache-2.0"
+    assert manifest["base_model"] == "o/base"
+    assert manifest["gated"] is False
+    assert manifest["source"] == {
+        "hub": hub.endpoint.removeprefix("http://"), "repository": "o/m", "commit": manifest["revision"],
+        "reference": "main",
+    }  # fmt: skip
+    assert "7 files to fetch" in said
+    assert '"event": "transfer"' in said
+    assert manifest["revision"] in next(line for line in said.splitlines() if '"event": "fetched"' in line)
+    assert all(hub.sent[path.name] == path.stat().st_size for path in source.iterdir() if path.suffix == ".safetensors")
+
+
+def test_what_is_there_is_not_fetched_again_and_a_commit_asks_nobody(hub, store, fetched):
+    fetched()
+    sent = hub.total()
+    assert "is there" in fetched()
+    commit = published(store).name
+    asked = len(hub.log)
+    assert "is there" in fetched(commit)
+    assert hub.total() == sent
+    assert len(hub.log) == asked
+
+
+def test_a_damaged_model_is_mended_without_fetching_what_is_whole(hub, store, source, fetched):
+    fetched()
+    (published(store) / weights(2)).write_bytes(b"short")
+    sent = dict(hub.sent)
+    assert "is damaged" in fetched()
+    assert_same(published(store), source)
+    assert hub.sent[weights(1)] == sent[weights(1)]
+    assert hub.sent[weights(2)] == 2 * sent[weights(2)]
+
+
+def test_a_data_set_is_fetched_by_the_same_means(tmp_path, store, ask):
+    files = ("data/train.jsonl", "test.csv", "README.md", "default/0.parquet")
+    source = add_files(tmp_path / "hub", "datasets", "o/d", *files, "loader.py", "picture.png")
+    with serve(tmp_path / "hub") as hub:
+        ask(hub)
+        directory = fetch("dataset", "o/d", None, store)
+    assert_same(directory, source, left_out=("loader.py", "picture.png"))
+    assert directory.parent == store / "datasets" / "o" / "d"
+
+
+# ---- a link and a hub that misbehave ----
+
+
+def test_a_cut_connection_is_resumed_behind_its_last_byte(hub, store, source, fetched):
+    for number, after in enumerate([1, 70_000, 199_999], 1):
+        hub.faults.append(Fault("drop", f"*{weights(number)}", after=after))
+    hub.faults.append(Fault("drop", "*tokenizer.json", after=0))
+    fetched()
+    assert_same(published(store), source)
+    assert [hub.sent[weights(number)] for number in (1, 2, 3)] == [200_000] * 3
+
+
+def test_a_mirror_that_knows_no_ranges_sends_the_file_anew(hub, store, source, fetched):
+    hub.faults += [Fault("drop", f"*{weights(2)}", after=150_000), Fault("whole", f"*{weights(2)}")]
+    fetched()
+    assert_same(published(store), source)
+    assert hub.sent[weights(2)] == 350_000
+
+
+def test_a_stalled_transfer_is_killed_and_begun_again_behind_its_last_byte(hub, store, source, fetched):
+    hub.faults.append(Fault("stall", f"*{weights(2)}", after=100_000))
+    said = fetched(stall=1.5)
+    assert "not a byte for" in said
+    assert_same(published(store), source)
+    assert hub.sent[weights(2)] == 200_000
+
+
+def test_a_stall_of_the_fast_path_goes_over_to_the_plain_one(hub, store, source, fetched, monkeypatch):
+    hub.fast = True
+    monkeypatch.delenv("HF_HUB_DISABLE_XET")
+    said = fetched(stall=3.0)
+    assert "on the plain path" in said
+    assert any(path.startswith("stalled") for _, path in hub.asked), "the fast path was never tried"
+    assert_same(published(store), source)
+    assert hub.sent[weights(2)] == 200_000
+
+
+def test_a_rate_limit_is_waited_out_as_the_hub_says(hub, store, source, fetched):
+    hub.faults.append(Fault("answer", f"*{weights(2)}", status=429, headers={"Retry-After": "2"}))
+    assert "asks to wait 2 s" in fetched()
+    assert_same(published(store), source)
+    times = [when for when, asked, path, _ in hub.log if path.endswith(weights(2)) and asked == "GET"]
+    assert times[1] - times[0] >= 2
+
+
+def test_the_hubs_own_rate_limit_header_is_understood(hub, store, source, fetched):
+    limit = {"RateLimit": '"api";r=0;t=1', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
+    hub.faults.append(Fault("answer", "api/models/o/m*", status=429, headers=limit))
+    assert "asks to wait 1 s" in fetched()
+    assert_same(published(store), source)
+
+
+def test_a_wait_of_an_hour_is_not_waited(hub, store, fetched, refused):
+    hub.faults.append(Fault("answer", f"*{weights(2)}", status=429, headers={"Retry-After": "3600"}))
+    assert "asks to wait 3600 s" in refused()
+    fetched()
+    assert hub.sent[weights(1)] == 200_000
+
+
+def test_errors_of_the_hub_pass(hub, store, source, fetched):
+    hub.faults += [Fault("answer", "api/*", status=502), Fault("answer", f"*{weights(1)}", status=503),
+                   Fault("answer", f"*{weights(2)}", status=500, method="HEAD")]  # fmt: skip
+    fetched()
+    assert_same(published(store), source)
+
+
+def test_wrong_bytes_are_fetched_once_more(hub, store, source, fetched):
+    hub.faults.append(Fault("wrong", f"*{weights(2)}"))
+    assert "arrived with wrong bytes" in fetched()
+    assert_same(published(store), source)
+    assert hub.sent[weights(2)] == 400_000
+    assert hub.sent[weights(1)] == 200_000
+
+
+@pytest.mark.parametrize("file", [weights(2), "tokenizer.json"])
+def test_wrong_bytes_twice_are_never_published_and_named(hub, store, file, refused):
+    hub.faults.append(Fault("wrong", f"*{file}", times=2))
+    said = refused()
+    assert f"{file} arrived with wrong bytes twice" in said
+    assert published(store) is None
+    assert stored.published(store) == []
+
+
+def test_a_branch_that_moves_in_the_middle_changes_nothing(tmp_path, store, ask, fetched):
+    old = add_model(tmp_path / "hub", size=400_000)
+    new = add_model(tmp_path / "newer", size=300_000, seed=2)
+    with serve(tmp_path / "hub", rate=600_000) as hub:
+        process = start_fetch(hub, store)
+        wait_until(lambda: hub.total() > 200_000, "bytes")
+        hub.repositories["models/o/m"].add("main", new)
+        status, said = end_of(process)
+        assert status == 0, said
+        assert_same(published(store), old)
+        ask(hub)
+        fetched()
+    assert_same(published(store), new)
+    assert len(stored.published(store)) == 2
+
+
+def test_a_file_that_the_hub_lists_and_has_not_is_named(hub, store, refused):
+    hub.faults.append(Fault("missing", f"*{weights(3)}", method="HEAD"))
+    said = refused()
+    assert weights(3) in said
+    assert published(store) is None
+
+
+def test_a_redirect_to_another_host_is_followed_without_the_token(hub, tmp_path, store, source, fetched, monkeypatch):
+    with serve(tmp_path / "hub") as storage:
+        hub.storage = storage.endpoint
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        fetched()
+        assert storage.total() == 600_000
+        assert {authorization for _, _, _, authorization in storage.log} == {""}
+    assert {authorization for _, _, path, authorization in hub.log if "resolve" in path} == {f"Bearer {TOKEN}"}
+    assert_same(published(store), source)
+
+
+# ---- several at once ----
+
+
+def test_eight_at_once_transfer_once_and_all_succeed(tmp_path, store):
+    source = add_model(tmp_path / "hub", size=1_000_000)
+    with serve(tmp_path / "hub", rate=2e6) as hub:
+        endings = [end_of(process) for process in [start_fetch(hub, store) for _ in range(8)]]
+        assert [status for status, _ in endings] == [0] * 8, endings
+        assert hub.sent[weights(1)] == 1_000_000
+    assert sum("files to fetch" in said for _, said in endings) == 1
+    assert sum("is being fetched by process" in said for _, said in endings) >= 1
+    assert_same(published(store), source)
+
+
+def test_where_the_one_that_transfers_is_killed_another_takes_over(tmp_path, store):
+    source = add_model(tmp_path / "hub", size=1_000_000)
+    with serve(tmp_path / "hub", rate=2e6) as hub:
+        processes = {process.pid: process for process in [start_fetch(hub, store) for _ in range(3)]}
+        wait_until(lambda: hub.total() > 1_000_000, "a third of the bytes")
+        victim = next(pid for pid, process in processes.items() if child_of(process))
+        kill(victim)
+        processes.pop(victim).communicate()
+        endings = [end_of(process) for process in processes.values()]
+        assert [status for status, _ in endings] == [0, 0], endings
+        assert hub.sent[weights(1)] < 1_000_000 + 200_000
+    assert_same(published(store), source)
+    assert not [path for path in (store / "models" / stored.INCOMING).iterdir() if path.suffix != ".lock"]
