@@ -1,0 +1,208 @@
+"""Keeps what a run makes in S3 while the run goes on, from a thread beside it.
+
+runs/<run>/owner.json                         the pod that writes here; one that finds another's name stops writing
+runs/<run>/run.json, log.jsonl, before.json … single files, each put whole
+runs/<run>/data/, adapter/, model/, merged/   each with tunefleet.json, last; put once the record says that it is done
+runs/<run>/checkpoints/checkpoint-N/          with manifest.json, last; an older one goes when a newer one is whole
+A server that is away stops nothing: what could not be put is put when it is back.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts.s3 import manifest as manifests
+from scripts.s3.address import Address
+from scripts.s3.objects import delete_objects, push_files, put_text
+from scripts.s3.trouble import S3Failed, patiently
+from train import checkpoint
+from train.errors import InputError
+from train.events import tell
+from train.stored import read_json
+
+OWNER = "owner.json"
+RESULTS = {"data": "check-data", "adapter": "train", "model": "train", "merged": "merge"}  # directory: its stage
+STAGE_OF = {"before.json": "before", "after.json": "after"}  # files that stand for a finished stage
+SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_WORDS = 30.0
+AT_ONCE = 2  # requests: the processors are the training's
+PATIENCE = 20.0  # seconds of one look; the next one goes on
+LARGE = 1 << 20  # bytes; a log of this size is put only now and then
+SECONDS_BETWEEN_LARGE = 60.0
+
+
+class TakenOver(Exception):
+    """Another pod writes this run now."""
+
+
+@dataclass
+class Mirror:
+    """The mirror of one run; `owner` is this pod's name."""
+
+    client: Any
+    run: Path
+    address: Address
+    owner: str
+    put: dict[str, tuple] = field(default_factory=dict)  # file: time of change and size, when it was put
+    when: dict[str, float] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)  # directories that are whole there
+    steps: set[int] = field(default_factory=set)  # checkpoints that are whole there
+    begun: set[int] = field(default_factory=set)  # checkpoints of which something is there, whole or not
+    trouble: str = ""
+    since: float = 0.0
+    told: float = 0.0
+    deadline: float = float("inf")
+    over: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Take the run over, see what is there, and start looking. Raises InputError or S3Failed where that fails."""
+        put_text(self.client, self.address, OWNER, f'{{"pod": "{self.owner}"}}\n', {})
+        there = manifests.listing(self.client, self.address)
+        self.steps, self.begun = set(whole_steps(there)), begun_steps(there)
+        self.thread = threading.Thread(target=self.keep_looking, daemon=True, name="mirror")
+        self.thread.start()
+
+    def finish(self, seconds: float) -> str:
+        """Put all that is left, for so long at most; returns what stands in the way, empty for nothing."""
+        self.deadline = time.monotonic() + seconds
+        self.over.set()
+        if self.thread:
+            self.thread.join(seconds)
+        while not self.attempt(everything=True) and time.monotonic() < self.deadline:
+            if self.trouble.startswith("another pod"):
+                break
+            time.sleep(min(SECONDS_BETWEEN_LOOKS, max(self.deadline - time.monotonic(), 0)))
+        return self.trouble
+
+    def keep_looking(self) -> None:
+        """Look every now and then, until it is over."""
+        while not self.over.wait(SECONDS_BETWEEN_LOOKS):
+            self.attempt()
+
+    def attempt(self, everything: bool = False) -> bool:
+        """One look; whether it went well. What is in the way is told when it begins, now and then, and when it ends."""
+        try:
+            self.look(everything)
+        except (InputError, S3Failed, TakenOver) as error:
+            self.say(str(error).splitlines()[0])
+            return False
+        except FileNotFoundError:  # a checkpoint was rotated away while it was read: the next look sees what is left
+            return False
+        if self.trouble:
+            tell("mirror", state="goes on", seconds=round(time.monotonic() - self.since, 1))
+            self.trouble = ""
+        return True
+
+    def say(self, reason: str) -> None:
+        """Tell of trouble."""
+        now = time.monotonic()
+        if not self.trouble:
+            self.since, self.told = now, 0.0
+        self.trouble = reason
+        if now - self.told > SECONDS_BETWEEN_WORDS:
+            self.told = now
+            tell("mirror", state="waiting", reason=reason, seconds=round(now - self.since, 1))
+
+    # ---- one look ----
+
+    def look(self, everything: bool) -> None:
+        """Put what is new: single files first, then finished results, then checkpoints; last, remove what is gone."""
+        self.check_owner()
+        stages = read_json(self.run / "run.json").get("stages", {})
+        for path in self.files():
+            name = str(path.relative_to(self.run))
+            if name not in STAGE_OF or STAGE_OF[name] in stages:
+                self.put_file(path, name, everything)
+        for name, stage in RESULTS.items():
+            if stage in stages and name not in self.done and (self.run / name).is_dir():
+                self.push(self.run / name, name)
+                self.done.add(name)
+        root = self.run / "checkpoints"
+        for step in reversed(checkpoint.steps_of(root)):
+            if step not in self.steps:
+                self.push_checkpoint(root / f"checkpoint-{step}", step)
+        here = set(checkpoint.steps_of(root))
+        if here and max(here) in self.steps:
+            for step in sorted(self.begun - here):
+                self.remove(step)
+
+    def files(self) -> list[Path]:
+        """The run's single files."""
+        found = [*self.run.iterdir(), *(self.run / "tensorboard").rglob("*")]
+        return sorted(path for path in found if path.is_file() and not path.name.startswith(".") and path.name != OWNER)
+
+    def put_file(self, path: Path, name: str, everything: bool = True) -> None:
+        """One file, where it has changed since it was put."""
+        now = path.stat()
+        stamp = (now.st_mtime_ns, now.st_size)
+        if self.put.get(name) == stamp:
+            return
+        fresh = time.monotonic() - self.when.get(name, -SECONDS_BETWEEN_LARGE) < SECONDS_BETWEEN_LARGE
+        if not everything and now.st_size > LARGE and fresh:
+            return
+        words = {"Bucket": self.address.bucket, "Key": self.address.key(name), "Body": path.read_bytes()}
+        patiently(lambda: self.client.put_object(**words), self.address / name, **self.patience())
+        self.put[name], self.when[name] = stamp, time.monotonic()
+
+    def push_checkpoint(self, path: Path, step: int) -> None:
+        """A checkpoint, with the curve that led to it; older ones that wait longer than they live are left out."""
+        began = time.monotonic()
+
+        def before_last() -> None:
+            self.put_file(self.run / "metrics.jsonl", "metrics.jsonl")
+            self.check_owner()
+
+        self.begun.add(step)
+        self.push(path, f"checkpoints/{path.name}", before_last)
+        self.steps.add(step)
+        tell("mirrored", step=step, seconds=round(time.monotonic() - began, 2))
+
+    def push(self, path: Path, name: str, before_last: Callable[[], None] = lambda: None) -> None:
+        """A directory, its manifest last."""
+        own = manifests.of_directory(path) or manifests.make(path)
+        push_files(
+            self.client, path, own, self.address / name, AT_ONCE, lambda count: None, self.patience(), before_last
+        )
+
+    def remove(self, step: int) -> None:
+        """A checkpoint that is gone here, its manifest first; and what a cut upload of it left."""
+        where = self.address / f"checkpoints/checkpoint-{step}"
+        names = sorted(manifests.listing(self.client, where, **self.patience()))
+        first = [name for name in names if name == checkpoint.MANIFEST]
+        delete_objects(self.client, where, first + [name for name in names if name not in first], self.patience())
+        self.steps.discard(step)
+        patiently(lambda: self.abort_uploads(where), where, **self.patience())
+        self.begun.discard(step)
+
+    def abort_uploads(self, where: Address) -> None:
+        """Give up the uploads that were cut there: nobody lists them, and they take room."""
+        listed = self.client.list_multipart_uploads(Bucket=where.bucket, Prefix=where.below)
+        for one in listed.get("Uploads", []):
+            self.client.abort_multipart_upload(Bucket=where.bucket, Key=one["Key"], UploadId=one["UploadId"])
+
+    def check_owner(self) -> None:
+        """Raise TakenOver where another pod has written its name: one that was started because this one seemed lost."""
+        text = manifests.read_text(self.client, self.address, OWNER, **self.patience())
+        if text is not None and f'"{self.owner}"' not in text:
+            raise TakenOver(f"another pod has taken this run over: {text.strip()}")
+
+    def patience(self) -> dict[str, Any]:
+        """How long one request is tried: for the length of a look, or until the end."""
+        left = self.deadline - time.monotonic()
+        return {"seconds": min(PATIENCE, max(left, 0.0)), "stopped": lambda: time.monotonic() > self.deadline}
+
+
+def whole_steps(there: dict[str, tuple[int, str]]) -> list[int]:
+    """The steps whose checkpoints are whole, by the listing of a run: those with a manifest."""
+    return sorted(begun_steps({name: what for name, what in there.items() if name.endswith(f"/{checkpoint.MANIFEST}")}))
+
+
+def begun_steps(there: dict[str, tuple[int, str]]) -> set[int]:
+    """The steps of whose checkpoints something is there, by the listing of a run."""
+    names = [name.split("/") for name in there if name.startswith("checkpoints/checkpoint-")]
+    steps = [one[1].removeprefix("checkpoint-") for one in names if len(one) > 2]
+    return {int(step) for step in steps if step.isdigit()}

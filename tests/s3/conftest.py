@@ -1,0 +1,56 @@
+"""The S3 server of these tests: their own from SHARED, since some tests stop it for a while."""
+
+import pytest
+import s3_server
+
+from scripts.s3.client import connect
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """The server's program."""
+    if not s3_server.PACKED.exists():
+        pytest.skip("there is no S3 server under SHARED (testbed/bin/versitygw.xz)")
+    return s3_server.unpack(tmp_path_factory.mktemp("s3-program"))
+
+
+@pytest.fixture(scope="session")
+def shared_server(program, tmp_path_factory):
+    with s3_server.serving(program, tmp_path_factory.mktemp("s3-data")) as server:
+        yield server
+
+
+@pytest.fixture
+def clean(monkeypatch, tmp_path):
+    """No credentials and no endpoint of this machine's user."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION",
+                 "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "S3_ADDRESSING",
+                 "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    return monkeypatch
+
+
+@pytest.fixture
+def keys(clean):
+    """The tests' server's keys in the environment."""
+    for name, value in s3_server.KEYS.items():
+        clean.setenv(name, value)
+    return clean
+
+
+@pytest.fixture
+def server(shared_server, keys):
+    """The server, with the environment that leads to it."""
+    keys.setenv("AWS_ENDPOINT_URL_S3", shared_server.endpoint)
+    return shared_server
+
+
+@pytest.fixture
+def bucket(server, request):
+    """The address of a bucket that is empty."""
+    name = f"t-{abs(hash(request.node.nodeid)) % 10**12}"
+    connect().create_bucket(Bucket=name)
+    return f"s3://{name}"
