@@ -1,0 +1,1 @@
+"""What `make preflight` asks, one file a question: judged from plain objects that checks/gather.py fetched before."""
