@@ -1,0 +1,130 @@
+"""What one benchmark is about: its parameters, what they are measured on, and the key under which results are kept."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from scripts.bench.equipment import (
+    GLOBAL_BATCH,
+    MICRO_BATCH,
+    SEED,
+    VALIDATION_ROWS,
+    choose_rows,
+    find_rows,
+    make_model,
+    read_rows,
+    render,
+    rows_in_order,
+    tokens_by_step,
+    write_recipe,
+    write_rows,
+)
+from scripts.bench.programs import prepare
+from train.errors import InputError, problem
+from train.files import hash_file, write_json
+from train.hardware import describe_hardware
+from train.order import GlobalOrder
+from train.prepared import load_prepared
+from train.results import versions
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACE = ROOT / "build" / "bench"
+WARMUP = 1  # steps that are trained and not counted: the first compiles kernels
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One benchmark's parameters and its directory."""
+
+    rows: Path
+    layers: int
+    steps: int
+    rounds: int
+    threads: int
+    geometry: dict[str, int]
+    home: Path
+    record: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """The base model of all variants; the same for other numbers of steps."""
+        return self.home / "model"
+
+
+def make_setting(given: Any) -> Setting:
+    """The setting that the command asks for. Raises InputError where it cannot be."""
+    if given.steps <= WARMUP:
+        what = f"{given.steps} steps leave none to count after {WARMUP} of warm-up"
+        raise InputError(problem("STEPS", "", what, f"give at least {WARMUP + 1}"))
+    rows = find_rows(given.data, given.shared)
+    read_rows(rows)
+    geometry = {"num_hidden_layers": given.layers, **json.loads(given.geometry)}
+    record = {
+        "rows": rows.name, "rows_sha256": hash_file(rows), "geometry": geometry, "steps": given.steps,
+        "threads": given.threads, "product": hash_product(), "versions": versions(),
+        "hardware": {**describe_hardware(), "memory_gb": None},
+    }  # fmt: skip
+    key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:10]
+    home = given.place / key
+    home.mkdir(parents=True, exist_ok=True)
+    write_json(home / "setting.json", record)
+    return Setting(rows, given.layers, given.steps, given.rounds, given.threads, geometry, home, record)
+
+
+def hash_product() -> str:
+    """A hash of the programs that are measured, and of how: results of other code are other results."""
+    digest = hashlib.sha256()
+    how = [Path(__file__).with_name(f"{name}.py") for name in ("competitor", "equipment", "programs", "variants")]
+    for path in [*sorted((ROOT / "train").rglob("*.py")), ROOT / "schemas" / "train.schema.json", *how]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def make_rows(setting: Setting) -> None:
+    """Model, training rows and validation rows of the setting, made once."""
+    rows = read_rows(setting.rows)
+    make_model(setting.model, setting.geometry, [render(row) + row["output"] for row in rows])
+    if (setting.home / "validation.jsonl").exists():
+        return
+    everything = write_rows(setting.home / "all.jsonl", rows)
+    look = setting.home / "look"
+    changes = {"train_file": str(everything), "validation_size": VALIDATION_ROWS}
+    prepare(
+        write_recipe(look / "train.yaml", {"model_name_or_path": str(setting.model), **changes}), setting.model, look
+    )
+    train, validation = choose_rows(load_prepared(look / "data"), rows, setting.steps)
+    write_rows(setting.home / "train.jsonl", train)
+    write_rows(setting.home / "validation.jsonl", validation)
+
+
+def make_round(setting: Setting, number: int) -> SimpleNamespace:
+    """What the variants of one round share: a seed, the recipe, ours' prepared rows, and the same rows for the others.
+
+    Every round has another seed, so that the spread of a loss is that over seeds.
+    """
+    place = setting.home / f"round-{number}"
+    seed = SEED + number
+    train = read_rows_back(setting.home / "train.jsonl")
+    changes = {
+        "model_name_or_path": str(setting.model), "train_file": str(setting.home / "train.jsonl"),
+        "validation_file": str(setting.home / "validation.jsonl"), "seed": seed, "max_steps": setting.steps,
+        "save_strategy": "steps", "save_steps": setting.steps,
+    }  # fmt: skip
+    recipe = write_recipe(place / "train.yaml", changes)
+    prepare(recipe, setting.model, place)
+    prepared = load_prepared(place / "data")
+    if len(prepared.train) != len(train):
+        raise InputError(problem(place, "rows", f"{len(train)} were given, {len(prepared.train)} survived", "FRESH=1"))
+    order = GlobalOrder(len(train), GLOBAL_BATCH, MICRO_BATCH, 0, 1, seed)
+    numbers = [row for step in range(setting.steps) for row in order.rows_of_step(step)]
+    given = rows_in_order(prepared, train, numbers)
+    write_rows(place / "rows.jsonl", given)
+    return SimpleNamespace(place=place, seed=seed, recipe=recipe, changes=changes, tokens=tokens_by_step(given))
+
+
+def read_rows_back(path: Path) -> list[dict[str, str]]:
+    """Rows that were written here."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,93 @@
+"""From the results of runs to rows with ratios and spreads, and those as text, Markdown and a picture's numbers."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+REFERENCE = "ours"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the rounds: its median, least and greatest."""
+
+    median: float
+    least: float
+    greatest: float
+
+    def words(self, form: str) -> str:
+        """`3.52 (3.48-3.57)`, or the median alone where all rounds agree or there was one."""
+        middle, low, high = (format(value, form) for value in (self.median, self.least, self.greatest))
+        return middle if low == high else f"{middle} ({low}-{high})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, least and greatest of some values."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def summarise(runs: list[dict[str, Any]], gflops: list[float], flop_per_token: float) -> list[dict[str, Any]]:
+    """One row a variant, in the order of the runs. Ratios compare runs of the same round, which share rows and seed.
+
+    `ratio` says how many times as fast ours is, `memory` what part of its peak memory ours takes; `share` is tokens/s
+    times the FLOP of a plain LoRA step over the matrix-multiply rate, so work that is saved counts as done.
+    """
+    names = list(dict.fromkeys(run["variant"] for run in runs))
+    by_name = {name: [run for run in runs if run["variant"] == name] for name in names}
+    rate = statistics.median(gflops) * 1e9
+    rows = []
+    for name in names:
+        mine, ours = by_name[name], {run["round"]: run for run in by_name.get(REFERENCE, [])}
+        pairs = [(run, ours[run["round"]]) for run in mine if run["round"] in ours]
+        rows.append({
+            "variant": name,
+            "words": mine[0]["words"],
+            "rounds": len(mine),
+            "tokens_per_second": spread([run["tokens_per_second"] for run in mine]),
+            "share": statistics.median(run["tokens_per_second"] for run in mine) * flop_per_token / rate,
+            "peak_gb": spread([run["peak_gb"] for run in mine]),
+            "train_loss": spread([run["train_loss"] for run in mine]),
+            "eval_loss": spread([run["eval_loss"] for run in mine]),
+            "ratio": spread([our["tokens_per_second"] / run["tokens_per_second"] for run, our in pairs] or [math.nan]),
+            "memory": spread([our["peak_gb"] / run["peak_gb"] for run, our in pairs] or [math.nan]),
+        })  # fmt: skip
+    return rows
+
+
+HEAD = ("", "tokens/s", "ours is … times as fast", "of matmul rate", "peak GB", "ours takes", "last training loss",
+        "validation loss")  # fmt: skip
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row's cells as text, in the order of HEAD."""
+    ours = row["variant"] == REFERENCE or math.isnan(row["ratio"].median)
+    return (
+        row["words"],
+        row["tokens_per_second"].words(",.0f"),
+        "" if ours else row["ratio"].words(".2f"),
+        f"{row['share']:.0%}",
+        row["peak_gb"].words(".2f"),
+        "" if ours else f"{row['memory'].words('.2f')} of it",
+        row["train_loss"].words(".3f"),
+        row["eval_loss"].words(".4f"),
+    )
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    """Lines with columns below each other; the first column stands left, the others right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *others = row
+        rest = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *rest]).rstrip())
+    return "\n".join(lines)
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The same as a Markdown table; the first row is its head."""
+    head, *body = rows
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
