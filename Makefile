@@ -26,6 +26,44 @@ UNTIL ?=
 RUN ?=
 ## directory of all runs
 RUNS ?= runs
+## branch, tag or commit of a model or data set on the hub; empty: the recipe's, or the main branch
+REVISION ?=
+## hash of the file that DATA=https://… names
+SHA256 ?=
+## where models and data sets lie: a directory; for fetch-model and fetch-data a bucket too: s3://bucket/prefix
+STORE ?= store
+## other values of cluster.yaml for this run, separated by spaces: "nodes=1 resources.limits.cpu=2"
+PLACE ?=
+## kind of job instead of the overlay's: job, pytorchjob, mpijob or trainjob
+RUNTIME ?=
+## further components of kustomize/components for this run, or operators to install, separated by spaces
+WITH ?=
+## components of the overlay to leave out for this run, separated by spaces
+WITHOUT ?=
+## namespace of the team on the cluster
+NAMESPACE ?= finetune
+## context of kubectl; empty: its current one
+CONTEXT ?=
+## storage class of the store that make cluster-setup claims; empty: the cluster's default
+STORAGE_CLASS ?=
+## size of that store; empty: 500Gi
+STORAGE_SIZE ?=
+## further flags of make cluster-setup, as its --help lists them
+SETUP_FLAGS ?=
+## folder with the operators' manifests, for clusters without network; empty: from their releases
+OPERATORS_DIR ?=
+## what make results copies: adapter, model, merged, report, logs, data, checkpoints; empty: all but the last two; make publish: merged, model or adapter; make bench: of train ranks data length merge
+WHAT ?=
+## directory that make results copies to; empty: RUNS/<run>; make deliver: cluster or s3://bucket/prefix; make publish: directory, s3://bucket/prefix or hub:owner/name
+TO ?=
+## logs of this pod alone: its number, launcher, or its name
+POD ?=
+## FOLLOW=1: make logs goes on as the logs grow
+FOLLOW ?=
+## JSON=1: make status, preflight, models and runs ON=cluster print it for a program
+JSON ?=
+## ON=cluster: runs, models and data of the cluster, not of this machine
+ON ?= here
 ## registry and path that make push brings the image to: host/path
 REGISTRY ?=
 ## REGISTRY_INSECURE=1: the registry speaks plain HTTP
@@ -36,11 +74,13 @@ INVENTORY ?=
 LIMIT ?=
 ## CHECK=1 says what make push or image-remove would do, and changes nothing
 CHECK ?=
-## FORCE=1: image-remove takes the image although containers use it
+## FORCE=1: deploy although a check failed; image-remove and remove-model although it is or was used
 FORCE ?=
+## what make publish overrides, separated by spaces: licence, proof, incomplete, changed, replace
+ALLOW ?=
 ## further flags of ansible-playbook, such as "--ask-become-pass -v"
 ANSIBLE_FLAGS ?=
-## YES=1 deletes without a question
+## YES=1 deletes and removes without a question
 YES ?=
 ## Python to make .venv with, 3.11 or later
 PYTHON3 ?= python3
@@ -64,11 +104,22 @@ BUILD_FLAGS ?=
 IN_IMAGE ?=
 ## directory of the test equipment; tests that need it are skipped by name where it is absent
 SHARED ?= ../shared
+## optimiser steps of each run of make bench, the first not counted
+STEPS ?= 2
+## how often each variant of make bench is measured
+ROUNDS ?= 3
+## layers of the model of make bench
+LAYERS ?= 6
+## FRESH=1: make bench forgets what it measured with these parameters
+FRESH ?=
 
 # Recipes read these from the environment, in quotes: a value with spaces stays one value.
 export OVERLAY MODEL DATA VALIDATION_DATA SET NPROC THREADS UNTIL RUN RUNS YES PYTHON3 TORCH_INDEX WHEELS SHARED
-export REGISTRY REGISTRY_INSECURE INVENTORY LIMIT CHECK FORCE ANSIBLE_FLAGS
+export REGISTRY REGISTRY_INSECURE INVENTORY LIMIT CHECK FORCE ALLOW ANSIBLE_FLAGS
+export REVISION SHA256 STORE
+export PLACE RUNTIME WITH WITHOUT NAMESPACE CONTEXT STORAGE_CLASS STORAGE_SIZE SETUP_FLAGS OPERATORS_DIR WHAT TO POD FOLLOW JSON ON
 export TARGET BUILDER BASE_IMAGE ONECCL_INDEX COMPRESSION BUILD_FLAGS IN_IMAGE
+export STEPS ROUNDS LAYERS FRESH
 
 VENV := .venv
 BASE := $(VENV)/.installed-base
@@ -82,6 +133,24 @@ SHELL_SCRIPTS := .ci/run scripts/venv.sh docker/entrypoint.sh docker/image-test.
 RUN_FLAGS = --overlay "$$OVERLAY" $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"} \
 	$${VALIDATION_DATA:+--validation-data "$$VALIDATION_DATA"} $${NPROC:+--nproc "$$NPROC"} \
 	$${THREADS:+--threads "$$THREADS"} $${RUN:+--run "$$RUN"} --runs-dir "$$RUNS" $${SET:+--set $$SET}
+# Values of what concerns a cluster: which one; a run that could be deployed; a run that was.
+PLACE_FLAGS = --namespace "$$NAMESPACE" $${CONTEXT:+--context "$$CONTEXT"}
+PLAN_FLAGS = --overlay "$$OVERLAY" $${RUN:+--run "$$RUN"} $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"} \
+	$${VALIDATION_DATA:+--validation-data "$$VALIDATION_DATA"} $${RUNTIME:+--runtime "$$RUNTIME"} \
+	$${SET:+--set $$SET} $${PLACE:+--place $$PLACE} $${WITH:+--with $$WITH} \
+	$${WITHOUT:+--without $$WITHOUT} $(PLACE_FLAGS)
+# Values of a fetch into a cluster's store, which a job there does.
+FETCH_THERE = --overlay "$$OVERLAY" $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"} \
+	$${REVISION:+--revision "$$REVISION"} $${SHA256:+--sha256 "$$SHA256"} $${PLACE:+--place $$PLACE} \
+	$${WITH:+--with $$WITH} $${WITHOUT:+--without $$WITHOUT} $(PLACE_FLAGS)
+# An OVERLAY that nobody gave picks no run: then it is the newest of all.
+FOLLOW_FLAGS = $(if $(filter file,$(origin OVERLAY)),,--overlay "$$OVERLAY") $${RUN:+--run "$$RUN"} $(PLACE_FLAGS)
+AS_JSON = $$(test "$$JSON" != 1 || echo --json)
+CLUSTER = $(PYTHON) -m scripts.cluster
+# The store's bookkeeping, of this machine or with ON=cluster of a cluster; and the words that remove without asking.
+ARTIFACTS = $(if $(filter cluster,$(ON)),$(CLUSTER).cluster_artifacts $(PLACE_FLAGS),$(PYTHON) -m scripts.artifacts \
+	--store "$$STORE" --runs-dir "$$RUNS")
+SURELY = $$(test "$$YES" != 1 || echo --yes) $$(test "$$FORCE" != 1 || echo --force)
 # What runs the chain: .venv, or with IN_IMAGE=1 a container.
 CHAIN = $(if $(filter 1,$(IN_IMAGE)),"$$PYTHON3" -m scripts.image_run chain,$(PYTHON) -m scripts.run)
 CHAIN_NEEDS = $(if $(filter 1,$(IN_IMAGE)),,$(BASE))
@@ -92,6 +161,10 @@ IMAGE_FLAGS = --target "$$TARGET" --compression "$$COMPRESSION" $${BUILDER:+--bu
 	$${TORCH_INDEX:+--torch-index "$$TORCH_INDEX"} $${ONECCL_INDEX:+--oneccl-index "$$ONECCL_INDEX"} \
 	--build-flags="$$BUILD_FLAGS"
 
+# Values of bench.
+BENCH_FLAGS = --steps "$$STEPS" --rounds "$$ROUNDS" --layers "$$LAYERS" --shared "$$SHARED" \
+	$${DATA:+--data "$$DATA"} $${THREADS:+--threads "$$THREADS"} $${WHAT:+--what $$WHAT} \
+	$$(test "$$FRESH" != 1 || echo --fresh)
 # Values of push, image-check and image-remove.
 PUSH_FLAGS = $${REGISTRY:+--registry "$$REGISTRY"} $$(test "$$REGISTRY_INSECURE" != 1 || echo --registry-insecure) \
 	$${INVENTORY:+--inventory "$$INVENTORY"} $${LIMIT:+--limit "$$LIMIT"} $$(test "$$CHECK" != 1 || echo --check) \
@@ -114,16 +187,67 @@ check-data: $(CHAIN_NEEDS) ## Show what the model would see of the rows, before 
 ##@ Runs
 
 .PHONY: runs
-runs: $(BASE) ## List the runs on this machine.
-	@$(PYTHON) -m scripts.runs list --runs-dir "$$RUNS"
+runs: $(BASE) ## List the runs on this machine; ON=cluster: all that ever ran there, and where their files are.
+	@test "$$ON" = cluster || exec $(PYTHON) -m scripts.runs list --runs-dir "$$RUNS"
+	@test "$$ON" != cluster || exec $(CLUSTER).cluster_runs list $(FOLLOW_FLAGS) $(AS_JSON)
 
 .PHONY: report
 report: $(BASE) ## Write the report of a run again: RUN=name.
 	@$(PYTHON) -m train.report --run "$$RUNS/$${RUN:?give RUN=name, make runs lists the names}"
 
+.PHONY: publish
+publish: $(BASE) ## Give a run's result away with a card: RUN=, TO=directory, s3://bucket/prefix or hub:owner/name; WHAT=, ALLOW=.
+	@exec $(PYTHON) -m scripts.publish.publish --run "$$RUN" --to "$$TO" --what "$$WHAT" --allow "$$ALLOW" --on "$$ON" \
+	  --runs-dir "$$RUNS"
+
 .PHONY: delete-run
-delete-run: $(BASE) ## Delete a run for good, after a question: RUN=name, YES=1 for no question.
-	@$(PYTHON) -m scripts.runs delete "$$RUN" $$(test "$$YES" != 1 || echo --yes) --runs-dir "$$RUNS"
+delete-run: $(BASE) ## Delete a run for good, after a question: RUN=name, ON=cluster for the store's, YES=1 for no question.
+	@yes=$$(test "$$YES" != 1 || echo --yes); if test "$$ON" = cluster; then \
+	  exec $(CLUSTER).cluster_runs delete $$yes $(FOLLOW_FLAGS); \
+	else exec $(PYTHON) -m scripts.runs delete "$$RUN" $$yes --runs-dir "$$RUNS"; fi
+
+##@ Models and data
+
+.PHONY: fetch-model
+fetch-model: $(BASE) ## Bring the model of OVERLAY=, or MODEL=owner/name, from the hub into the store; the same command goes on.
+	@test "$$ON" != cluster || { set -f; exec $(CLUSTER).fetch model $(FETCH_THERE); }
+	@test "$$ON" = cluster || exec $(PYTHON) -m scripts.fetch.model --overlay "$$OVERLAY" $${MODEL:+--model "$$MODEL"} \
+	  $${REVISION:+--revision "$$REVISION"} --store "$$STORE"
+
+.PHONY: fetch-data
+fetch-data: $(BASE) ## Bring rows into the store: of OVERLAY=, DATA=owner/name, DATA=https://… with SHA256=, or DATA=file.
+	@test "$$ON" != cluster || { set -f; exec $(CLUSTER).fetch data $(FETCH_THERE); }
+	@test "$$ON" = cluster || exec $(PYTHON) -m scripts.fetch.data --overlay "$$OVERLAY" $${DATA:+--data "$$DATA"} \
+	  $${REVISION:+--revision "$$REVISION"} $${SHA256:+--sha256 "$$SHA256"} --store "$$STORE"
+
+.PHONY: fetch-stop
+fetch-stop: $(BASE) ## End fetches on the cluster: of OVERLAY=, MODEL= or DATA=. What has come stays for the next.
+	@set -f; exec $(CLUSTER).fetch stop $(FETCH_THERE)
+
+.PHONY: models
+models: $(BASE) ## List the models and data sets in the store, who uses them, and what is half fetched; ON=cluster: there.
+	@exec $(ARTIFACTS) list $(AS_JSON)
+
+.PHONY: verify-model
+verify-model: $(BASE) ## Read all of MODEL= again, or of every model, and say what is damaged and how to mend it.
+	@exec $(ARTIFACTS) verify --kind model --name "$$MODEL" --revision "$$REVISION"
+
+.PHONY: verify-data
+verify-data: $(BASE) ## The same of DATA=, or of every data set.
+	@exec $(ARTIFACTS) verify --kind dataset --name "$$DATA" --revision "$$REVISION"
+
+.PHONY: remove-model
+remove-model: $(BASE) ## Remove MODEL= from the store, after a question; refused while a run uses it, FORCE=1 where all have ended.
+	@exec $(ARTIFACTS) remove --kind model --name "$$MODEL" --revision "$$REVISION" $(SURELY)
+
+.PHONY: remove-data
+remove-data: $(BASE) ## The same of DATA=.
+	@exec $(ARTIFACTS) remove --kind dataset --name "$$DATA" --revision "$$REVISION" $(SURELY)
+
+.PHONY: deliver
+deliver: $(BASE) ## Bring a model or rows from here into a cluster without a way out, or to S3: MODEL= or DATA=, TO=cluster|s3://….
+	@exec $(PYTHON) -m scripts.deliver $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"} \
+	  $${REVISION:+--revision "$$REVISION"} --to "$$TO" $(PLACE_FLAGS)
 
 ##@ The image
 
@@ -157,11 +281,83 @@ image-check: $(ANSIBLE) ## Say which nodes have the image; fails where one lacks
 image-remove: $(ANSIBLE) ## Take the image from the nodes, and what unfinished pushes left there.
 	@set -f; exec $(PYTHON) -m scripts.push remove $(PUSH_FLAGS)
 
+##@ Make a cluster ready, once
+
+.PHONY: cluster-setup
+cluster-setup: $(BASE) ## A team's namespace: store, rights, limits, closed network, queue, access to the data. May be repeated.
+	@set -f; exec $(CLUSTER).setup apply $(PLACE_FLAGS) $${STORAGE_CLASS:+--storage-class "$$STORAGE_CLASS"} \
+	  $${STORAGE_SIZE:+--storage-size "$$STORAGE_SIZE"} $$SETUP_FLAGS
+
+.PHONY: cluster-check
+cluster-check: $(BASE) ## Say which of these objects are as wanted, differ or are missing; changes nothing.
+	@set -f; exec $(CLUSTER).setup check $(PLACE_FLAGS) $$SETUP_FLAGS
+
+.PHONY: cluster-remove
+cluster-remove: $(BASE) ## Take them away; the store and what lies in it stay, unless SETUP_FLAGS=--delete-data.
+	@set -f; exec $(CLUSTER).setup remove $(PLACE_FLAGS) $$SETUP_FLAGS
+
+.PHONY: operators
+operators: $(BASE) ## Install operators in pinned versions: WITH="training kueue"; without WITH, say what the cluster has.
+	@set -f; exec $(CLUSTER).operators $$(test -n "$$WITH" && echo "install --with $$WITH" || echo check) \
+	  $${CONTEXT:+--context "$$CONTEXT"} $${OPERATORS_DIR:+--operators-dir "$$OPERATORS_DIR"}
+
+.PHONY: operators-remove
+operators-remove: $(BASE) ## Take operators away: WITH="kueue". Refused while objects of their kinds exist.
+	@set -f; exec $(CLUSTER).operators remove --with $$WITH $${CONTEXT:+--context "$$CONTEXT"} \
+	  $${OPERATORS_DIR:+--operators-dir "$$OPERATORS_DIR"}
+
+##@ Fine-tune on a cluster
+
+.PHONY: render
+render: $(BASE) ## Print the objects that make deploy would apply.
+	@set -f; exec $(CLUSTER).deploy render $(PLAN_FLAGS)
+
+.PHONY: diff
+diff: $(BASE) ## Show what make deploy would change on the cluster.
+	@set -f; exec $(CLUSTER).deploy diff $(PLAN_FLAGS)
+
+.PHONY: pin-image
+pin-image: $(BASE) ## Write the built image into OVERLAY's cluster.yaml, for kubectl apply -k, Argo CD and Flux.
+	@exec $(PYTHON) -m scripts.cluster.pin "$$OVERLAY"
+
+.PHONY: preflight
+preflight: $(BASE) ## Ask the cluster whether the run can start there and end well; every answer at once, nothing changed.
+	@set -f; exec $(CLUSTER).preflight $(PLAN_FLAGS) $(AS_JSON)
+
+.PHONY: deploy
+deploy: $(BASE) ## Start a use case on the cluster. The same again shows or resumes it, anything changed is a run beside it.
+	@set -f; exec $(CLUSTER).deploy deploy $(PLAN_FLAGS) $$(test "$$FORCE" != 1 || echo --force)
+
+.PHONY: undeploy
+undeploy: $(BASE) ## Take a run off the cluster: OVERLAY= or RUN=. Its files stay on the store.
+	@set -f; exec $(CLUSTER).deploy undeploy $(PLAN_FLAGS)
+
+.PHONY: status
+status: $(BASE) ## How the runs on the cluster stand; OVERLAY= or RUN= for one in detail.
+	@exec $(CLUSTER).status $(FOLLOW_FLAGS) $(AS_JSON)
+
+.PHONY: watch
+watch: $(BASE) ## Follow a run from pending to done: OVERLAY= or RUN=. Ctrl-C ends the view, not the run.
+	@exec $(CLUSTER).watch $(FOLLOW_FLAGS)
+
+.PHONY: logs
+logs: $(BASE) ## Print the logs of a run's pods: OVERLAY= or RUN=, POD= for one pod.
+	@flag=$$(if [[ "$$POD" =~ ^([0-9]+|launcher)$$ ]]; then echo --rank; else echo --pod; fi); \
+	exec $(CLUSTER).logs $(FOLLOW_FLAGS) $${POD:+$$flag "$$POD"} $$(test "$$FOLLOW" != 1 || echo --follow)
+
+.PHONY: results
+results: $(BASE) ## Copy what a run learned to this machine, every byte verified: OVERLAY= or RUN=, WHAT=, TO=.
+	@exec $(CLUSTER).results $(FOLLOW_FLAGS) $${WHAT:+--what "$$WHAT"} --to "$$TO"
+
+.PHONY: shell
+shell: $(BASE) ## A shell in a run's first pod, or in the one with the store: OVERLAY= or RUN=.
+	@exec $(CLUSTER).shell $(FOLLOW_FLAGS)
+
 ##@ Check
 
 .PHONY: test
 test: lint ## Formatting, linters, generated files, unit tests, every bad input, the demo end to end (minutes).
-	$(PYTHON) -m pytest -m "not faults and not nodes and not image"
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile -m "not faults and not nodes and not image and not cluster"
 
 .PHONY: test-faults
 test-faults: $(DEV) ## Kills at random moments, one recipe on several layouts of processes, use cases (many minutes).
@@ -172,13 +368,34 @@ test-nodes: $(DEV) ## Push to real nodes, with faults: TUNEFLEET_TEST_INVENTORY,
 	@# Nodes, links and clocks are real here: what fails is tried once more by itself, and said; twice is broken.
 	$(PYTHON) -m pytest -m nodes || $(PYTHON) -m pytest -m nodes --last-failed --last-failed-no-failures none
 
+.PHONY: test-cluster
+test-cluster: $(DEV) ## Every use case on a real cluster, with faults: TUNEFLEET_TEST_CLUSTER=1 for kubectl's, or the testbed (minutes).
+	$(PYTHON) -m tests.cluster.everything
+
 .PHONY: test-image
 test-image: $(DEV) ## Build the image without network and run it: needs buildah, podman, mmdebstrap and root (minutes).
 	$(PYTHON) -m pytest -m image
 
+.PHONY: bench
+bench: $(BASE) ## Ours beside TRL and transformers, in turns, on real rows; merge, ranks, data, length: WHAT=, STEPS=, LAYERS=, DATA=.
+	@set -f; exec $(PYTHON) -m scripts.bench.bench $(BENCH_FLAGS)
+
+.PHONY: bench-remove
+bench-remove: ## Remove what make bench installed, made and measured, and the runs of make profile.
+	rm -rf build/bench build/profile
+
+.PHONY: profile
+profile: $(BASE) ## Where a training step's time goes, by kind of work: OVERLAY=, MODEL=, DATA=, SET=.
+	@set -f; exec $(PYTHON) -m scripts.bench.profile --overlay "$$OVERLAY" $${MODEL:+--model "$$MODEL"} \
+	  $${DATA:+--data "$$DATA"} $${SET:+--set $$SET}
+
 .PHONY: bench-push
 bench-push: $(DEV) ## How long until the last of 8 nodes has an image, beside a copy loop and others (half an hour).
 	$(PYTHON) -m tests.ansible.bench_push
+
+.PHONY: bench-fetch
+bench-fetch: $(DEV) ## How fast a model is fetched over a link of 1 Gbit/s, hashing included, beside curl (minutes).
+	@exec $(PYTHON) -m scripts.bench_fetch
 
 .PHONY: lint
 lint: $(DEV) ## Formatting and linters only.
@@ -193,8 +410,8 @@ format: $(DEV) ## Bring Python into the house's form.
 ##@ Make again what is committed
 
 .PHONY: parameters
-parameters: $(BASE) ## docs/parameters.md, from schemas/train.schema.json.
-	$(PYTHON) -m scripts.parameters
+parameters: $(BASE) ## docs/parameters.md and docs/placement.md, from schemas/.
+	$(PYTHON) -m scripts.parameters && $(PYTHON) -m scripts.placement_table
 
 .PHONY: lock
 lock: $(BASE) ## requirements*.txt, from requirements*.in, with the hash of every wheel (minutes).

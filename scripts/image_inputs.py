@@ -39,7 +39,7 @@ def copied_files(root: Path = ROOT) -> list[Path]:
     """The Dockerfile and every file that one of its COPY lines takes from the checkout, sorted."""
     dockerfile = root / "docker" / "Dockerfile"
     found = {dockerfile}
-    for line in dockerfile.read_text().splitlines():
+    for line in dockerfile.read_text().replace("\\\n", " ").splitlines():
         words = [word for word in line.split() if not word.startswith("--chmod")]
         if words[:1] == ["COPY"] and not words[1].startswith("--from"):
             for source in words[1:-1]:

@@ -61,6 +61,8 @@ def chain_command(engine: str, record: dict, given: list[str]) -> list[str]:
     hub = hub_cache()
     if hub.is_dir():
         words += [*mount(hub), "--env", f"HF_HUB_CACHE={hub}"]
+    if store():
+        words += [*mount(store()), "--env", f"STORE={store()}"]
     words += ["--env", f"TUNEFLEET_IMAGE={record['name']}@{record['digest']}", "--env", f"TUNEFLEET_COMMIT={commit()}"]
     return [*words, "--workdir", str(Path.cwd()), record["name"], "python", "-m", "scripts.run", *given]
 
@@ -71,12 +73,13 @@ def value_of(given: list[str], flag: str) -> str:
 
 
 def missing(given: list[str]) -> list[str]:
-    """Problems of files and directories on the make line that are not there; a name on the hub may be in its cache."""
+    """Problems of files and directories on the make line that are not there; a name may be in store or cache."""
     problems = []
     for flag in PATH_FLAGS:
         value = value_of(given, flag)
         on_the_hub = flag == "--model" and re.fullmatch(r"[\w.-]+/[\w.-]+", value)
-        if value and not Path(value).exists() and not on_the_hub:
+        stored = bool(store() and value) and any((store() / kind / value).is_dir() for kind in ("models", "datasets"))
+        if value and not Path(value).exists() and not on_the_hub and not stored:
             key = flag[2:].upper().replace("-", "_")
             problems.append(problem(key, value, "is not there", "give the path of a file or directory on this machine"))
     return problems
@@ -104,6 +107,12 @@ def is_there(value: str) -> bool:
         return bool(value) and Path(value).exists()
     except OSError:
         return False
+
+
+def store() -> Path | None:
+    """The store of this machine, None where there is none yet."""
+    given = os.environ.get("STORE", "")
+    return Path(given).absolute() if given and Path(given).is_dir() else None
 
 
 def hub_cache() -> Path:

@@ -24,17 +24,20 @@ they are checked before anything starts.
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return write_page(__doc__, TARGET, page(schema()))
+
+
+def write_page(doc: str, target: Path, text: str) -> int:
+    """Write a generated page, or with --check say whether it is up to date; returns the exit status."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, only compare")
-    arguments = parser.parse_args()
-    text = page(schema())
-    if arguments.check:
-        if TARGET.read_text() == text:
-            return 0
-        print(f"error: {TARGET.name} is not up to date\n  fix: make parameters", file=sys.stderr)
-        return 1
-    TARGET.write_text(text)
-    return 0
+    if not parser.parse_args().check:
+        target.write_text(text)
+        return 0
+    if target.read_text() == text:
+        return 0
+    print(f"error: {target.name} is not up to date\n  fix: make parameters", file=sys.stderr)
+    return 1
 
 
 def page(recipe_schema: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 from train.errors import InputError, problem, run_program
 from train.layout import Layout
+from train.stored import MANIFEST
 
 # What a run's result does not depend on: keys that may differ without making it another run.
 WITHOUT_EFFECT = ("report_to",)
@@ -43,6 +44,8 @@ def fingerprint(model: Path) -> dict[str, str]:
     """
     found = {}
     for path in sorted(model.glob("*.json")) + sorted(model.glob("*.jinja")):
+        if path.name == MANIFEST:  # says when and from where it was fetched; the same model by hand has none
+            continue
         found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(model.glob("*.safetensors")):
         with path.open("rb") as file:

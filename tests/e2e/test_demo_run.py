@@ -1,12 +1,17 @@
-"""The demo from clone to report, as `make run` does it: about two minutes on two cores."""
+"""The demo from clone to report and publication, as make does it: about two minutes on two cores."""
 
+import json
 import time
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.e2e.chain import read, run_chain
+from tests.e2e.publication import publish, run_snippet, snippet
+from tests.tiny import ROOT
+from train import stored
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +85,70 @@ def test_report_is_one_page_that_says_how_it_went(demo):
 def test_nothing_half_written_is_left(demo):
     run, _ = demo
     assert not list(run.rglob("*.tmp")) and not list(run.rglob(".*.old"))
+
+
+# ---- given away ----
+
+
+@pytest.fixture(scope="module")
+def published(demo, tmp_path_factory):
+    """The directory that `make publish` made, and what it printed."""
+    to = tmp_path_factory.mktemp("published") / "tickets"
+    done = publish(demo[0], to)
+    assert done.returncode == 0, done.stderr
+    return to, done.stdout
+
+
+def test_the_demo_is_published_without_anything_being_allowed(published):
+    to, printed = published
+    assert f"published {to} (sha256-" in printed
+    assert stored.damage(to) == []
+    assert "Apache License" in (to / "LICENSE").read_text()
+
+
+def test_the_card_says_what_the_run_recorded(demo, published):
+    run, card = demo[0], (published[0] / "README.md").read_text()
+    record, after, checks = read(run, "run.json"), read(run, "after.json"), read(run, "merged/merge.json")["checks"]
+    header = {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "text-generation",
+              "tags": ["tunefleet", "lora", "peft"]}  # fmt: skip
+    assert yaml.safe_load(card.split("---\n")[1]) == header
+    assert "trained by LoRA on `demo/model` (part of tunefleet's repository)" in card
+    for said in (record["data"]["digest"], record["versions"]["torch"], record["hardware"]["cpu"], "lora_r: 16",
+                 "| rows kept | 2,000 | 200 |", record["dtype_reason"], "| exact match | 0 of 200 (0 %) |",
+                 f"{after['exact_match']['matched']} of 200", f"{record['training']['best_eval_loss']:.4g}",
+                 *(source["sha256"] for source in record["data"]["sources"].values()),
+                 *(f"| passed | {one['check']} | {one['figure']} |" for one in checks)):  # fmt: skip
+        assert said in card, said
+
+
+def test_the_cards_python_loads_the_merged_model_and_asks_it(published):
+    assert "AutoModelForCausalLM.from_pretrained(place" in snippet(published[0])
+    run_snippet(published[0])
+
+
+def test_the_cards_python_loads_the_adapter_over_its_base(demo, tmp_path):
+    done = publish(demo[0], tmp_path / "adapter", WHAT="adapter")
+    assert done.returncode == 0, done.stderr
+    # the base's directory, which the card asks for
+    (tmp_path / "adapter" / "demo").symlink_to(ROOT / "demo", target_is_directory=True)
+    run_snippet(tmp_path / "adapter")
+    assert "PeftModel.from_pretrained(model, place)" in snippet(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "demo/model"
+
+
+def test_the_same_again_changes_nothing(demo, published):
+    to = published[0]
+    before = {path.name: path.stat().st_mtime_ns for path in to.iterdir()}
+    done = publish(demo[0], to)
+    assert done.returncode == 0 and "this very publication is there already" in done.stdout
+    assert before == {path.name: path.stat().st_mtime_ns for path in to.iterdir()}
+
+
+def test_a_refusal_ends_with_2_and_leaves_nothing(demo, tmp_path):
+    run = demo[0]
+    aside = (run / "report.html").rename(run / "aside.html")
+    done = publish(run, tmp_path / "other")
+    aside.rename(run / "report.html")
+    assert "Error 2" in done.stderr and "is not complete" in done.stderr and "ALLOW=incomplete" in done.stderr
+    assert not list(tmp_path.iterdir()) and not list(run.glob(".publish*"))

@@ -12,7 +12,7 @@ from train.recipe import load_recipe
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "invalid" / "data"
 MESSAGES = {
     "absent-data-directory": "dataset_name: there is no directory ./data/absent",
-    "absent-data-set": "owner/absent is not on this machine\n  fix: fetch it: hf download --repo-type dataset",
+    "absent-data-set": "owner/absent is not on this machine\n  fix: fetch it: make fetch-data DATA=owner/absent",
     "absent-file": "nowhere.jsonl: there is no such file",
     "absent-split": "absent-split.yaml: dataset_split: validation cannot be taken from splits: Unknown split",
     "all-held-out": "all-held-out.yaml: validation_size: is 5, but all-held-out.jsonl holds 5 rows",

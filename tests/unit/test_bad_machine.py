@@ -19,7 +19,7 @@ from scripts import runs
 from tests.tiny import make_world
 from train import preflight, processes
 from train.errors import InputError
-from train.launch import meeting_point
+from train.launch import meet_here
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_port_that_cannot_be_used_is_refused(monkeypatch, port):
         other.listen()
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]) if port == "taken" else port)
         with pytest.raises(InputError, match=r"MASTER_PORT: .*: cannot be used"):
-            meeting_point()
+            meet_here()
 
 
 def test_run_that_another_process_works_on_is_left_alone(tmp_path, monkeypatch):

@@ -49,7 +49,8 @@ def test_samples_show_the_text_with_the_trained_tokens_marked(tmp_path, models, 
     assert (
         "«It is 1.<|im_end|>»↵" in plain and "\x1b" not in plain and "Say\\x1b[31m it." in plain and "Tab⇥and↵" in plain
     )
-    assert max(map(len, plain.splitlines())) <= 96
+    # A path is never broken, however deep the test's directory lies.
+    assert max(len(line) for line in plain.splitlines() if str(tmp_path) not in line) <= 96
     coloured = xray_text(check, colour=True, width=88)
     assert "\033[30;42mIt is 1.<|im_end|>\033[0m↵" in coloured
 

@@ -43,6 +43,19 @@ def test_only_the_runs_can_be_written_in_a_container(tmp_path, monkeypatch):
     assert words[-len(given) :] == given
 
 
+def test_the_store_is_mounted_and_what_lies_in_it_is_known_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "store" / "datasets" / "rows").mkdir(parents=True)
+    given = ["--overlay", "demo", "--data", "rows", "--runs-dir", str(tmp_path / "runs")]
+    monkeypatch.setenv("STORE", str(tmp_path / "none"))
+    assert "DATA: rows: is not there" in "".join(image_run.missing(given))
+    monkeypatch.setenv("STORE", str(tmp_path / "store"))
+    assert image_run.missing(given) == []
+    words = image_run.chain_command("docker", RECORD, given)
+    assert mounts(words)[str(tmp_path / "store")] is True
+    assert words[words.index(f"STORE={tmp_path / 'store'}") - 1] == "--env"
+
+
 def test_where_links_in_a_model_lead_to_is_mounted_too(tmp_path):
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / "1").touch()

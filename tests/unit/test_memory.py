@@ -25,13 +25,16 @@ GIGA = 1_000_000_000
 # Greatest resident size of a rank of train.finetune, in GB: 2 steps, rows of max_length tokens,
 # on Linux with glibc 2.36.
 MEASURED = [
-    (LLAMA, 1, 4, 5.64, {}),
-    (LLAMA, 1, 2, 4.18, {"method": "full", "gradient_checkpointing": True}),
-    (WIDER, 1, 2, 2.89, {"method": "qlora", "per_device_train_batch_size": 2}),
-    (LLAMA, 1, 2, 4.84, {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 16, "validation_size": 16}),
-    (LLAMA, 2, 2, 3.03, {"method": "full", "fsdp": True, "per_device_train_batch_size": 2, "max_length": 256}),
-    (QWEN, 1, 2, 6.29, {"method": "full", "per_device_train_batch_size": 2}),
-]
+    (LLAMA, 1, 4, 3.18, {}),
+    (LLAMA, 1, 2, 1.93, {}),
+    (LLAMA, 1, 2, 3.37, {"method": "full", "gradient_checkpointing": True}),
+    (LLAMA, 1, 2, 4.54, {"use_dora": True}),
+    (WIDER, 1, 2, 2.22, {"method": "qlora", "per_device_train_batch_size": 2}),
+    (LLAMA, 1, 2, 4.18, {"method": "full", "gradient_checkpointing": True, "packing": False}),
+    (LLAMA, 2, 2, 3.03, {"method": "full", "fsdp": True, "per_device_train_batch_size": 2, "max_length": 256,
+                         "packing": False}),
+    (QWEN, 1, 2, 6.29, {"method": "full", "per_device_train_batch_size": 2, "packing": False}),
+]  # fmt: skip
 
 
 def recipe(**values) -> SimpleNamespace:
@@ -102,14 +105,14 @@ def test_validation_batches_count_where_there_is_validation():
 
 
 def test_a_model_that_cannot_be_traced_gets_a_generous_formula(monkeypatch):
-    traced = estimate(recipe(), LLAMA, 1, 2)
+    traced = estimate(recipe(packing=False), LLAMA, 1, 2)
 
     def fail(*arguments):
         raise RuntimeError("branches on its numbers")
 
     monkeypatch.setattr(memory_trace, "trace_micro_batch", fail)
     guessed = estimate(recipe(), LLAMA, 1, 2)
-    assert traced["per_rank"] < guessed["per_rank"] < 1.6 * traced["per_rank"]
+    assert traced["per_rank"] < guessed["per_rank"] < 2.2 * traced["per_rank"]
     checkpointed = estimate(recipe(gradient_checkpointing=True), LLAMA, 1, 2)
     assert checkpointed["per_rank"] < guessed["per_rank"]
 
@@ -129,13 +132,13 @@ def test_a_training_that_fits_has_no_problem():
 
 
 def test_too_little_memory_is_said_with_numbers_and_with_changes_that_fit():
-    (said,) = check_memory(recipe(), LLAMA, 2, 2, 5 * GIGA, "train.yaml")
+    (said,) = check_memory(recipe(), LLAMA, 2, 2, 4 * GIGA, "train.yaml")
     assert said.startswith("train.yaml: memory: lora of 150 million parameters needs about ")
     assert "2 processes x " in said
-    assert "5.0 GB are available" in said
+    assert "4.0 GB are available" in said
     fix = said.split("fix: ")[1]
     for change in fix.split("; or "):
-        assert float(change.rsplit("(", 1)[1].removesuffix(" GB)")) <= 5.0
+        assert float(change.rsplit("(", 1)[1].removesuffix(" GB)")) <= 4.0
     assert "gradient_checkpointing: true (" in fix
     assert "NPROC=1 (" in fix
 

@@ -19,6 +19,7 @@ from merge_cases import (
 from train import merge as program
 from train import merge_output
 from train.base_model import read_base
+from train.direct_io import DirectFile
 from train.errors import InputError
 from train.merge import merge
 
@@ -93,8 +94,8 @@ def test_a_merge_into_an_empty_directory_works(tmp_path):
 def test_a_killed_merge_leaves_no_output_and_the_same_command_ends_well(tmp_path, monkeypatch):
     base, adapter = pair(tmp_path, shard_size="40KB")
     output, work = tmp_path / "merged", tmp_path / "merged.tmp"
-    write = program.write_all
-    monkeypatch.setattr(program, "write_all", lambda *given: (write(*given), time.sleep(0.1)))
+    write = DirectFile.write
+    monkeypatch.setattr(DirectFile, "write", lambda *given: (write(*given), time.sleep(0.1)))
     options = {"check_logits": False}
     process = multiprocessing.get_context("fork").Process(target=merge, args=(base, adapter, output), kwargs=options)
     process.start()
@@ -121,7 +122,7 @@ def test_a_full_disk_ends_the_merge_with_a_clear_message_and_nothing_left(tmp_pa
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(program, "write_all", full)
+    monkeypatch.setattr(DirectFile, "write", full)
     message = refusal(base, adapter, tmp_path / "merged")
     assert "No space left on device" in message
     assert "free space there" in message

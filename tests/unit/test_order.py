@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from train.order import EMPTY_ROW, GlobalOrder, WithEmptyRows, pad_batch, share_of_rows
+from train.order import EMPTY_ROW, GlobalOrder, WithEmptyRows, choose_order, pad_batch, share_of_rows
+from train.recipe import with_defaults
 
 
 def steps(order: GlobalOrder, epoch: int) -> list[list[list[int]]]:
@@ -59,3 +60,13 @@ def test_padding_carries_no_loss_and_gives_few_lengths():
     batch = pad_batch([rows[0], rows[EMPTY_ROW]], pad_token=9)
     assert batch["input_ids"].tolist() == [[5, 6, 7] + [9] * 29, [9] * 32]
     assert batch["labels"].tolist() == [[-100, 6, 7] + [-100] * 29, [-100] * 32]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_packed_steps_are_the_same_rows_in_the_same_steps(world):
+    recipe = with_defaults({"model_name_or_path": "m", "train_file": "t", "global_batch_size": 8, "seed": 3,
+                            "per_device_train_batch_size": 2})  # fmt: skip
+    packed, padded = (choose_order(recipe, 21, packing, 0, world) for packing in (True, False))
+    packed.epoch = padded.epoch = 1
+    assert len(packed) == len(list(packed)) == packed.steps_per_epoch == padded.steps_per_epoch == 3
+    assert list(packed) == [padded.rows_of_step(3 + number) for number in range(3)]

@@ -41,7 +41,7 @@ def test_time_left_is_written_as_a_clock(seconds, text):
 
 def progress(tmp_path):
     order = SimpleNamespace(rows_of_step=lambda step: [0, 2], steps_per_epoch=5)
-    return Progress(tmp_path, order, [10, 99, 5], flop_per_token=2e9, matmul_gflops=100.0)
+    return Progress(tmp_path, order, [10, 99, 5], flop=(2e9, 0.0), matmul_gflops=100.0)
 
 
 def test_loss_that_is_no_number_ends_the_run_with_advice(tmp_path):

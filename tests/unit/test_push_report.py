@@ -108,9 +108,27 @@ def node(monkeypatch, tmp_path):
     return make
 
 
-def test_what_the_kubelet_uses_goes_before_what_answers(node):
-    kubelet = "unix:///run/containerd/containerd.sock"
-    assert node("docker", "ctr", answering=["docker", "containerd"], kubelet=kubelet) == "containerd"
+@pytest.mark.parametrize(
+    ("endpoint", "kind"),
+    [
+        ("unix:///run/containerd/containerd.sock", "containerd"),  # the end of this one is also the end of k3s's
+        ("/var/run/containerd/containerd.sock", "containerd"),
+        ("unix:///run/k3s/containerd/containerd.sock", "k3s"),
+        ("unix:///var/run/crio/crio.sock", "crio"),
+        ("unix:///run/crio/crio.sock", "crio"),
+        ("unix:///run/cri-dockerd.sock", "docker"),
+    ],
+)
+def test_what_the_kubelet_uses_decides(monkeypatch, endpoint, kind):
+    monkeypatch.setattr(runtimes, "kubelet_endpoint", lambda: endpoint)
+    monkeypatch.setattr(runtimes.os.path, "isdir", lambda path: False)
+    assert runtimes.detect() == kind
+
+
+def test_a_kubelet_with_a_runtime_nobody_knows_is_named(monkeypatch):
+    monkeypatch.setattr(runtimes, "kubelet_endpoint", lambda: "unix:///run/other.sock")
+    with pytest.raises(NodeError, match=r"the kubelet talks to a runtime at unix:///run/other\.sock"):
+        runtimes.detect()
 
 
 def test_docker_goes_before_the_containerd_it_brings_and_containerd_before_a_silent_docker(node):

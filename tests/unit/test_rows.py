@@ -132,7 +132,7 @@ def test_a_name_is_found_in_the_hub_s_local_cache_in_the_revision_of_the_recipe(
     origin = find_training(recipe, "train.yaml")
     assert list(origin.files) == ["owner/rows/train.jsonl"]
     assert [row.fields for row in read_rows(recipe, origin, "train.yaml").rows] == ROWS
-    with pytest.raises(InputError, match=f"hf download --repo-type dataset owner/rows --revision {'b' * 40}"):
+    with pytest.raises(InputError, match=f"make fetch-data DATA=owner/rows REVISION={'b' * 40}"):
         read_hub("owner/rows", dataset_revision="b" * 40)
 
 
@@ -142,7 +142,7 @@ def test_an_absent_data_set_is_named_with_the_way_to_get_it(tmp_path, monkeypatc
         read_hub("owner/absent")
     message = str(caught.value)
     assert "owner/absent is not on this machine" in message
-    assert "hf download --repo-type dataset owner/absent" in message
+    assert "make fetch-data DATA=owner/absent" in message
     assert "DATA=file" in message and "gated" in message
 
 

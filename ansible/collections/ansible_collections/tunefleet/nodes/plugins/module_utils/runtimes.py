@@ -43,8 +43,15 @@ def detect():
     endpoint = kubelet_endpoint()
     if endpoint:
         for kind, path in SOCKETS.items():
-            if os.path.basename(os.path.dirname(path)) in endpoint or kind in endpoint:
+            # By the whole end of the path: containerd's own is also a part of k3s's. Some write /var/run for /run.
+            if endpoint.split("://")[-1].replace("/var/run/", "/run/") == path.replace("/var/run/", "/run/"):
                 return flavour(kind)
+        if "dockerd" in endpoint:  # cri-dockerd stands between the kubelet and Docker
+            return "docker"
+        raise NodeError(
+            f"the kubelet talks to a runtime at {endpoint}, which this does not know ({', '.join(KINDS)})",
+            "set tunefleet_image_runtime in the inventory",
+        )
     for kind in ("k3s", "crio"):
         if os.path.exists(SOCKETS[kind]):
             return flavour(kind)

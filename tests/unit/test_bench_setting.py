@@ -1,0 +1,172 @@
+"""What the benchmark measures on, and what it refuses.
+
+.venv/bin/python -m pytest tests/unit/test_bench_setting.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from scripts.bench import equipment, setting, watch
+from scripts.bench.race import figures
+from scripts.bench.variants import variants
+from train.data_tokens import load_codec
+from train.errors import InputError
+from train.prepared import load_prepared
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2,
+        "num_key_value_heads": 1}  # fmt: skip
+
+
+def rows_of(count: int) -> list[dict[str, str]]:
+    """Rows of many lengths, some with an empty input, one far too long for 512 tokens."""
+    rows = [
+        {"instruction": f"Repeat what {i} says", "input": "words " * (i % 9), "output": f"It says {i}. " * (1 + i % 7)}
+        for i in range(count)
+    ]
+    rows[3]["output"] = "Zebras quietly jog. " * 600
+    return rows
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A setting of two steps with its rows and first round."""
+    home = tmp_path_factory.mktemp("bench")
+    rows = equipment.write_rows(home / "given.jsonl", rows_of(200))
+    made = setting.Setting(rows, 1, 2, 1, 1, TINY, home, {})
+    setting.make_rows(made)
+    return made, setting.make_round(made, 0)
+
+
+# ---- the same tokens for all ----
+
+
+def test_the_others_get_text_whose_tokens_are_those_that_ours_trains_on(world):
+    made, shared = world
+    codec = load_codec(made.model)
+    given = [json.loads(line) for line in (shared.place / "rows.jsonl").read_text().splitlines()]
+    assert len(given) == 2 * equipment.GLOBAL_BATCH
+    for row in given:  # as TRL tokenises: prompt and completion in one text, the end token as text
+        assert codec.tokenizer(row["prompt"] + row["completion"] + "</s>")["input_ids"] == row["input_ids"]
+        prompt = codec.tokenizer(row["prompt"])["input_ids"]
+        assert row["labels"] == [-100] * len(prompt) + row["input_ids"][len(prompt) :]
+
+
+def test_the_steps_tokens_are_those_of_the_prepared_rows(world):
+    _, shared = world
+    prepared = load_prepared(shared.place / "data")
+    assert sum(shared.tokens) == int(prepared.train.lengths.sum())
+    assert len(shared.tokens) == 2
+
+
+def test_no_row_is_too_long_and_training_and_validation_share_none(world):
+    made, shared = world
+    prepared = load_prepared(shared.place / "data")
+    assert prepared.train.lengths.max() <= equipment.MAX_LENGTH
+    train, held = (setting.read_rows_back(made.home / f"{name}.jsonl") for name in ("train", "validation"))
+    assert len(held) == equipment.VALIDATION_ROWS
+    assert not {json.dumps(row) for row in train} & {json.dumps(row) for row in held}
+
+
+def test_flop_counts_every_weight_but_the_input_embedding(world):
+    made, _ = world
+    layer = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 32 + 2 * 32
+    assert equipment.flop_per_token(made.model) == 4 * (layer + 32 + 32 * 32000)
+
+
+# ---- what is refused ----
+
+
+def bench(*words: object) -> subprocess.CompletedProcess:
+    """The command with its output as text."""
+    command = [sys.executable, "-m", "scripts.bench.bench", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_without_rows_it_says_which_to_give(tmp_path):
+    found = bench("--shared", tmp_path)
+    assert found.returncode == 2
+    assert "not on this machine\n  fix: give rows of instruction, input and output: make bench DATA=" in found.stderr
+
+
+def test_an_unknown_section_is_refused_with_those_there_are():
+    found = bench("--what", "train", "speed")
+    assert found.returncode == 2
+    assert "WHAT: speed: is nothing to measure\n  fix: take some of: train ranks data length merge" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2]", "holds no rows"),
+        ("no JSON", "holds no rows"),
+        ('[{"instruction": "a", "output": "b"}]', "holds 1 rows"),
+    ],
+)
+def test_rows_that_are_none_or_too_few_are_refused(tmp_path, text, words):
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words):
+        equipment.read_rows(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"DATA: .*absent.json: there is no such file"):
+        equipment.find_rows(str(tmp_path / "absent.json"), "")
+
+
+def test_steps_that_leave_none_to_count_are_refused(tmp_path):
+    with pytest.raises(InputError, match="1 steps leave none to count"):
+        setting.make_setting(SimpleNamespace(steps=1))
+
+
+# ---- what is seen of a run ----
+
+
+def test_a_program_that_fails_is_told_with_the_end_of_its_output(tmp_path):
+    with pytest.raises(watch.MeasuredFailed, match="what went wrong"):
+        watch.watch([sys.executable, "-c", "raise SystemExit('what went wrong')"], {}, tmp_path / "log")
+
+
+def test_memory_and_steps_are_seen_from_outside(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    program = (
+        "import json, sys, time\n"
+        "block = bytearray(300_000_000)\n"
+        "with open(sys.argv[1], 'w') as file:\n"
+        "    for step in (1, 2):\n"
+        "        time.sleep(0.8)\n"
+        "        print(json.dumps({'step': step, 'loss': 1.0, 'tokens': 5}), file=file, flush=True)\n"
+        '    file.write(\'{"step": 3, "lo\')\n'
+    )
+    seen = watch.watch([sys.executable, "-c", program, metrics], {}, tmp_path / "log", metrics)
+    assert seen.peaks[0] > 0.3
+    assert sorted(seen.moments) == [1, 2]
+    assert 0 <= seen.disturbed <= os.cpu_count()
+    assert 0.6 < seen.moments[2] - seen.moments[1] < 20
+    assert [line["step"] for line in seen.lines] == [1, 2]
+
+
+def test_a_run_that_trained_on_other_tokens_is_no_result():
+    lines = [{"step": step, "loss": 2.0, "tokens": 100} for step in (1, 2, 3)]
+    seen = SimpleNamespace(lines=lines, moments={1: 5.0, 2: 6.0, 3: 7.0}, peaks=[1.5, 0.2], seconds=9.0, disturbed=0.0)
+    found = figures(seen, [100, 100, 100], exact=True)
+    assert (found["tokens"], found["seconds"], found["tokens_per_second"]) == (200, 2.0, 100.0)
+    with pytest.raises(watch.MeasuredFailed):
+        figures(seen, [100, 90, 110], exact=True)
+    assert figures(seen, [100, 90, 110], exact=False)["tokens"] == 200
+    with pytest.raises(watch.MeasuredFailed):
+        figures(seen, [100, 100, 101], exact=False)
+
+
+def test_all_variants_have_names_of_their_own_and_ours_is_first():
+    names = [variant.name for variant in variants()]
+    assert names[0] == "ours"
+    assert len(set(names)) == len(names)
+    assert {"trl", "trl-packing", "plain"} <= set(names)

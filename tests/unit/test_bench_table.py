@@ -1,0 +1,124 @@
+"""The benchmark's table and page from made-up results: medians, ratios of the same round, spreads.
+
+.venv/bin/python -m pytest tests/unit/test_bench_table.py
+"""
+
+import pytest
+
+from scripts.bench.page import markdown, picture, tables, terminal
+from scripts.bench.race import time_left
+from scripts.bench.table import as_markdown, as_text, cells, spread, summarise
+
+
+def run(variant: str, number: int, rate: float, peak: float = 2.0, **more) -> dict:
+    """One run's result."""
+    return {"variant": variant, "words": f"the {variant}", "round": number, "tokens_per_second": rate, "peak_gb": peak,
+            "train_loss": 9.0, "eval_loss": 9.5, "all_tokens": 4000, "disturbed": 0.05, **more}  # fmt: skip
+
+
+RUNS = [
+    run("ours", 0, 400.0, 1.0), run("trl", 0, 100.0, 2.0),
+    run("ours", 1, 300.0, 1.2), run("trl", 1, 100.0, 2.0),
+    run("ours", 2, 500.0, 1.0), run("trl", 2, 100.0, 4.0),
+]  # fmt: skip
+
+
+def result(**sections) -> dict:
+    """A whole result of the command."""
+    setting = {"hardware": {"cores": 2, "cpu": "a processor", "flags": ["amx_bf16"], "kernel": "6.1"},
+               "versions": {"torch": "2.13.0"}, "geometry": {"num_hidden_layers": 6}, "rows": "rows.json",
+               "threads": 2, "steps": 8}  # fmt: skip
+    return {"date": "2026-01-02", "command": "make bench STEPS=8", "setting": setting, "others": {"trl": "1.16.0"},
+            "sections": sections}  # fmt: skip
+
+
+def training(runs: list[dict]) -> dict:
+    """The section of training."""
+    rows = summarise(runs, [1000.0], 1e9)
+    return {"runs": runs, "rows": rows, "matmul_gflops": [900.0, 1100.0], "flop_per_token": 1e9, "tokens": 4000}
+
+
+def test_a_ratio_compares_runs_of_the_same_round_and_shows_their_spread():
+    ours, trl = summarise(RUNS, [1000.0], 1e9)
+    assert (trl["ratio"].least, trl["ratio"].median, trl["ratio"].greatest) == (3.0, 4.0, 5.0)
+    assert (trl["memory"].least, trl["memory"].median, trl["memory"].greatest) == (0.25, 0.5, 0.6)
+    assert ours["ratio"].median == 1.0
+
+
+def test_a_ratio_finds_its_round_also_where_a_variant_ran_in_one_alone():
+    rows = summarise([*RUNS, run("extra", 1, 150.0)], [1000.0], 1e9)
+    assert rows[-1]["ratio"] == spread([2.0])
+    assert rows[-1]["rounds"] == 1
+
+
+def test_the_share_is_of_the_median_matrix_multiply_rate():
+    assert summarise(RUNS, [800.0, 1000.0, 5000.0], 1e9)[0]["share"] == pytest.approx(0.4)
+
+
+def test_a_spread_is_shown_only_where_there_is_one():
+    assert spread([3.0, 3.52, 4.0]).words(".2f") == "3.52 (3.00-4.00)"
+    assert spread([3.52]).words(".2f") == "3.52"
+
+
+def test_ours_is_compared_with_nothing_and_a_table_without_ours_has_no_ratios():
+    ours, trl = summarise(RUNS, [1000.0], 1e9)
+    assert cells(ours)[2] == ""
+    assert cells(trl)[2] == "4.00 (3.00-5.00)"
+    assert cells(trl)[5] == "0.50 (0.25-0.60) of it"
+    alone = summarise([run("trl", 0, 100.0)], [1000.0], 1e9)[0]
+    assert cells(alone)[2] == ""
+
+
+def test_columns_stand_below_each_other():
+    assert as_text([("", "a"), ("name", "1,000")]) == "          a\nname  1,000"
+    assert as_markdown([("", "a"), ("name", "1")]) == "|  | a |\n| --- | ---: |\n| name | 1 |"
+
+
+def test_two_processes_are_shown_as_a_share_of_linear():
+    found = result(ranks={"one": [100.0, 110.0], "two": [180.0, 187.0], "share_of_linear": [0.9, 0.85]})
+    assert "88% (85%-90%)" in terminal(found)
+
+
+def test_cost_against_rows_is_a_line_and_what_lies_off_it_is_said():
+    by_rows = [{"rows": rows, "tokens": rows * 100, "seconds": seconds} for rows, seconds in
+               ((10, 20.0), (20, 33.0), (40, 50.0))]  # fmt: skip
+    by_length = [{"longest": 64, "tokens_per_second": 200.0}]
+    (_, rows, remark), _ = tables(result(length={"by_rows": by_rows, "by_length": by_length}))
+    assert rows[1:] == [("10", "1,000", "20.0"), ("20", "2,000", "33.0"), ("40", "4,000", "50.0")]
+    assert "10.0 s of start and end, then 100 tokens/s; the middle one is +10.0% off it" in remark
+
+
+def test_merging_is_shown_beside_the_copy_of_the_same_round():
+    turns = [{"way": way, "round": number, "seconds": seconds, "peak_gb": 1.0}
+             for number, pair in enumerate([(2.0, 3.0), (4.0, 5.0)])
+             for way, seconds in zip(("cp", "ours"), pair, strict=True)]  # fmt: skip
+    ((_, rows, _),) = tables(result(merge={"2": {"bytes": 2.2e9, "turns": turns}}))
+    assert rows[2] == ("2.2 GB: ours", "4.0 (3.0-5.0)", "1.38 (1.25-1.50)", "1.00")
+
+
+def test_data_preparation_is_compared_with_training_where_both_were_measured():
+    sizes = [{"rows": 10_000, "tokens": 1_500_000, "seconds": 6.0, "tokens_per_second": 800_000.0}]
+    assert "2,000 times as fast as the training above (400 tokens/s)" in terminal(
+        result(train=training(RUNS), data={"sizes": sizes})
+    )
+    assert "times as fast" not in terminal(result(data={"sizes": sizes}))
+
+
+def test_the_page_names_machine_versions_and_command(tmp_path):
+    page = markdown(result(train=training(RUNS)))
+    for words in ("make bench STEPS=8", "2 cores of a processor", "trl 1.16.0", "torch 2.13.0", "num_hidden_layers 6"):
+        assert words in page
+    assert "| the trl | 100 | 4.00 (3.00-5.00) |" in page
+
+
+def test_the_picture_is_drawn_where_training_was_measured_and_not_otherwise(tmp_path):
+    picture(result(train=training(RUNS)), tmp_path / "result.png")
+    assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
+    picture(result(), tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_the_time_left_is_what_each_took_before_or_the_mean():
+    results = [{"variant": "ours", "took": 10.0}, {"variant": "trl", "took": 30.0}]
+    assert time_left(results, ["ours", "trl", "plain"]) == 10.0 + 30.0 + 20.0
+    assert time_left(results, []) == 0
