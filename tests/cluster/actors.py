@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.cluster.kubectl import Cluster, Refused
+from tests.cluster.testbed import free_volumes
 
 ACTOR = Path(__file__).with_name("actor.py")
 RESTRICTED = {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -168,17 +169,12 @@ PLACE = Cluster(namespace="-".join(filter(None, ["ft-follow", os.environ.get("PY
 def stage(cluster) -> str:
     """The namespace of all tests that follow runs, with a store; the image that its pods have.
 
-    Each module that imports this prepares it anew; it goes when the session ends, and on the testbed its volume can
-    be claimed again.
+    Each module that imports this prepares it anew; it goes when the session ends, and nothing waits for that.
     """
     image = image_on_nodes()
+    PLACE.run("wait", "--for=delete", f"namespace/{PLACE.namespace}", "--timeout=240s", seconds=250)  # an earlier one
+    if cluster.testbed:
+        free_volumes()
     prepare(PLACE, image)
     yield image
-    claim = PLACE.get("persistentvolumeclaim", "store")
-    if claim is None:
-        return
-    PLACE.run("delete", "namespace", PLACE.namespace, "--wait=true", seconds=180)
-    if cluster.testbed:
-        forget = '[{"op": "remove", "path": "/spec/claimRef"}]'
-        volume = claim["spec"]["volumeName"]
-        PLACE.run("patch", "persistentvolume", volume, "--type=json", f"--patch={forget}")
+    PLACE.run("delete", "namespace", PLACE.namespace, "--ignore-not-found", "--wait=false")

@@ -53,10 +53,13 @@ def restart(name: str) -> None:
     if name != "apiserver":
         return
     # Without an API server operators lose their lease and end; a cluster would start them again, the testbed does not.
-    time.sleep(20)
-    for other in programs:
-        if other.startswith(("operator", "controller", "scheduler")) and not pid_of(state, other):
-            begin(state, other, *programs[other])
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for other in programs:
+            if other.startswith(("operator", "controller", "scheduler")) and not pid_of(state, other):
+                print(f"{other} ended without the API server and is started again", flush=True)
+                begin(state, other, *programs[other])
+        time.sleep(1)
 
 
 def known_programs() -> dict[str, tuple]:
@@ -69,6 +72,12 @@ def known_programs() -> dict[str, tuple]:
             variables = dict(line.split(b"=", 1) for line in lines if b"=" in line)
             found[path.name] = (words, variables, (process / "cwd").readlink(), (process / "exe").readlink())
     return found
+
+
+def programs_ended() -> list[str]:
+    """The testbed's programs that do not run, one line each."""
+    state = Path(os.environ["KUBECONFIG"]).parent
+    return [f"{path.name} has ended" for path in (state / "pid").iterdir() if not pid_of(state, path.name)]
 
 
 def pid_of(state: Path, name: str) -> int:
@@ -129,7 +138,11 @@ def keep_data_access_off(node: str) -> None:
     """Have the pod through which these tests read the store on another node than the one that will be lost."""
     kubectl(SPACE, "cordon", node)
     kubectl(SPACE, "delete", "pods", "--selector=tunefleet.io/role=data-access")
-    kubectl(SPACE, "rollout", "status", "deployment/data-access", "--timeout=90s")
+    try:
+        kubectl(SPACE, "rollout", "status", "deployment/data-access", "--timeout=150s")
+    except AssertionError as late:
+        seen = (kubectl(SPACE, "describe", "deployments,replicasets,pods"), kubectl(SPACE, "get", "events"))
+        raise AssertionError("\n".join([str(late), *seen, *programs_ended()])) from None
     kubectl(SPACE, "uncordon", node)
 
 
