@@ -33,11 +33,11 @@ def said(answers: list[Answer], status: str) -> list[str]:
     return [f"{answer.question}: {answer.found}" for answer in answers if answer.status == status]
 
 
-def login(path: Path, account: str = "", **cluster: str | None) -> str:
-    """A kubeconfig of a ServiceAccount of TEAM, or with other facts of the cluster (None: without them)."""
+def login(path: Path, account: str = "", namespace: str = TEAM, **cluster: str | None) -> str:
+    """A kubeconfig of a ServiceAccount of a namespace, or with other facts of the cluster (None: without them)."""
     config = json.loads(kubectl("config", "view", "--raw", "--minify", "--output", "json"))
     if account:
-        token = kubectl("create", "token", account, "--namespace", TEAM).strip()
+        token = kubectl("create", "token", account, "--namespace", namespace).strip()
         config["users"][0]["user"] = {"token": token}
     facts = config["clusters"][0]["cluster"] | cluster
     config["clusters"][0]["cluster"] = {key: value for key, value in facts.items() if value is not None}

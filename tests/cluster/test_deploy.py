@@ -1,0 +1,105 @@
+"""The day of a person with a deployer's rights and no others: deploy, again, changed, undeploy, results, delete.
+
+.venv/bin/python -m pytest tests/cluster/test_deploy.py
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.preflight_asks import login
+from tests.cluster.runs import QUICK, deploy, described, events, kubectl, make, read, wait_for_end, wait_for_step
+from tests.cluster.teams import end_team, make_team
+
+pytestmark = pytest.mark.cluster
+
+TEAM = "ft-deployer"
+RECIPE = {"max_steps": 40, "eval_steps": 40, "save_steps": 5, "validation_size": "", "exact_match": "", "seed": 7}
+SHORT = RECIPE | {"max_steps": 2, "save_steps": 2, "eval_steps": 2}
+PLACE = {"nodes": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployer(cluster, tmp_path_factory):
+    """A namespace, and kubectl led to it as its deployer."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            make_team(TEAM, "--deployers", f"serviceaccount:{TEAM}/deployer")
+            kubectl(TEAM, "create", "serviceaccount", "deployer")
+            kubectl(TEAM, "exec", "deploy/data-access", "--", "sh", "-c", "rm -rf /store/runs/*")
+            config = login(tmp_path_factory.mktemp("login") / "config", "deployer", TEAM)
+            patch.setenv("KUBECONFIG", config)
+            yield
+        finally:
+            patch.undo()
+            end_team(TEAM)
+
+
+@pytest.fixture(scope="module")
+def run(deployer) -> str:
+    """A run that trains."""
+    name = deploy(TEAM, "demo", RECIPE, PLACE)
+    wait_for_step(TEAM, name, 1)
+    return name
+
+
+def jobs() -> set[str]:
+    """The runs that are on the cluster."""
+    found = json.loads(kubectl(TEAM, "get", "jobs", "-o", "json"))["items"]
+    return {one["metadata"]["name"] for one in found}
+
+
+def test_the_same_again_starts_nothing(run):
+    said = make(TEAM, "deploy", *described("demo", RECIPE, PLACE))
+    assert f"{run}: is running already" in said
+    assert jobs() == {run}
+
+
+def test_diff_finds_nothing_to_change_in_what_is_there(run):
+    assert f"{run}: the cluster has it just so" in make(TEAM, "diff", *described("demo", RECIPE, PLACE))
+
+
+def test_another_recipe_is_a_run_beside_it_and_may_not_take_its_name(run):
+    said = make(TEAM, "deploy", *described("demo", SHORT, PLACE), f"RUN={run}", code=2)
+    assert "is the name of another run" in said and f"make undeploy RUN={run}" in said
+    beside = deploy(TEAM, "demo", SHORT, PLACE)
+    assert beside != run and jobs() == {run, beside}
+    wait_for_end(TEAM, beside)
+    make(TEAM, "undeploy", f"RUN={beside}")
+    assert jobs() == {run}
+
+
+def test_a_run_that_is_undeployed_in_the_middle_leaves_its_checkpoint_and_goes_on_from_it(run, tmp_path):
+    reached = wait_for_step(TEAM, run, 6)["step"]
+    assert f"its files stay at /store/runs/{run}" in make(TEAM, "undeploy", f"RUN={run}")
+    assert jobs() == set()
+    left = kubectl(
+        TEAM, "get", "services,networkpolicies,configmaps", f"--selector=tunefleet.io/run={run}", "-o", "name"
+    )
+    assert left == ""
+    assert deploy(TEAM, "demo", RECIPE, PLACE) == run
+    wait_for_end(TEAM, run)
+    resumed = [event["step"] for event in events(TEAM, run) if event["event"] == "resumed"]
+    assert resumed and resumed[-1] >= reached // 5 * 5, (reached, resumed)
+    assert len({json.loads(line)["step"] for line in read(TEAM, run, "metrics.jsonl").splitlines()}) == 40
+    assert f"{run}: complete" in make(TEAM, "deploy", *described("demo", RECIPE, PLACE))
+
+
+def test_results_come_home_and_a_deployer_may_delete_the_run(run, tmp_path):
+    make(TEAM, "results", f"RUN={run}", f"TO={tmp_path}")
+    assert (tmp_path / "adapter/adapter_model.safetensors").stat().st_size > 10_000
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "complete"
+    make(TEAM, "delete-run", "ON=cluster", f"RUN={run}", "YES=1")
+    assert jobs() == set()
+    assert run not in kubectl(TEAM, "exec", "deploy/data-access", "--", "ls", "/store/runs")
+
+
+def test_the_rendered_directory_alone_runs_too_with_kubectl_apply(deployer):
+    name = "demo-by-hand"
+    make(TEAM, "render", *described("demo", SHORT, PLACE), f"RUN={name}")
+    built = Path(__file__).resolve().parents[2] / "build" / "cluster" / name
+    kubectl(TEAM, "apply", "-k", str(built))
+    wait_for_end(TEAM, name)
+    assert json.loads(read(TEAM, name, "run.json"))["status"] == "complete"
+    assert QUICK["learning_rate"] in read(TEAM, name, "train.yaml")
