@@ -153,7 +153,7 @@ def stage(place: Place, name: str, words: list[str], lock: int, nursery: Nursery
 
 def layout_words(place: Place) -> list[str]:
     """train.launch's arguments: the processes of this pod, and how they meet those of the others."""
-    words = ["--nproc", str(place.processes), "--threads", str(place.threads), "--grace", str(place.grace)]
+    words = ["--nproc", str(place.processes), "--threads", str(place.threads), "--grace", str(place.seconds_to_save)]
     if place.nodes == 1:
         return words
     nodes = str(place.nodes) if place.min_nodes == place.nodes else f"{place.min_nodes}:{place.nodes}"

@@ -25,7 +25,7 @@ class Place:
     processes: int  # of each pod
     threads: int  # of each process
     restarts: int  # failures in a row, without a new checkpoint between them, before the run has failed
-    grace: int  # seconds to save a checkpoint when asked to leave
+    grace: int  # seconds from being asked to leave to SIGKILL: the pod's terminationGracePeriodSeconds
     address: str
     node: str
     leader: str
@@ -43,6 +43,11 @@ class Place:
         if not self.leads:
             return [self.leader]
         return [NAMES[self.runtime].format(self.run, index) for index in range(1, self.nodes)]
+
+    @property
+    def seconds_to_save(self) -> int:
+        """What processes that are asked to leave get for a checkpoint: less than the pod has, to end and to mirror."""
+        return self.grace * 4 // 5
 
     @property
     def directory(self) -> Path:
@@ -79,7 +84,7 @@ def read_place(environment: Mapping[str, str] = os.environ) -> Place:
         processes=number("PROCESSES"),
         threads=number("THREADS"),
         restarts=number("RESTARTS"),
-        grace=number("GRACE", "30"),
+        grace=number("GRACE_SECONDS"),
         address=environment.get("POD_IP", ""),
         node=environment.get("NODE_NAME", ""),
         leader=environment.get("LEADER") or NAMES.get(runtime, "").format(run, 0),

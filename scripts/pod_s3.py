@@ -38,12 +38,11 @@ def mirrored(place: Place, config: Path) -> Iterator[None]:
         mirror = begin(place, config, url)
     except S3Failed as failed:
         raise Ended(143, str(failed)) from None
-    grace = float(os.environ.get("GRACE_SECONDS", "30"))
     try:
         yield
     except BaseException:  # failed, or asked to leave: what is there goes to S3 in the time that is left
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if trouble := mirror.finish(max(grace - 5, 5)):
+        if trouble := mirror.finish(max(place.grace - 5, 5)):
             print(f"not all is in S3: {trouble}", flush=True)
         raise
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # being asked to leave now, it would still do just this

@@ -10,12 +10,14 @@ import yaml
 
 from scripts.cluster.names import RUNTIMES
 from scripts.cluster.placement import check_placement, read_placement
+from scripts.pod_place import read_place
 from tests.manifests.matrix import OVERLAYS, PLACEMENT, kustomize, placement_of, problems_of_placement, render, variants
 from tests.manifests.pod_security import pod_specs
 from tests.manifests.rules import problems_of, template_labels
 from train.processes import check_batch
 from train.recipe import load_recipe
 
+FOR_TESTS = {"LEADER", "PORT", "STORE"}  # what only tests set, who have no cluster and another store
 EACH = pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
@@ -139,6 +141,29 @@ def test_what_components_add_to_one_list_adds_up(rendered):
             terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
             names = [one["key"] for one in terms["nodeSelectorTerms"][0]["matchExpressions"]]
             assert len(names) == 1 + sum(name in variant.components for name in ("node-amx", "node-avx512"))
+
+
+class Recorder(dict):
+    """An environment that remembers which of its variables were asked for."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.asked = set()
+
+    def get(self, name, default=None):
+        self.asked.add(name)
+        return super().get(name, default)
+
+
+def test_every_variable_that_a_pods_program_reads_is_rendered_and_the_grace_is_the_pods_own(rendered):
+    for variant, objects in rendered.items():
+        for role, pod in pods(objects):
+            variables = {one["name"]: one.get("value", "0") for one in pod["containers"][0]["env"]}
+            environment = Recorder(variables)
+            place = read_place(environment)
+            missing = environment.asked - variables.keys() - FOR_TESTS
+            assert "GRACE_SECONDS" in environment.asked and not missing, f"{variant} {role}: {missing}"
+            assert place.grace == pod["terminationGracePeriodSeconds"] > place.seconds_to_save, str(variant)
 
 
 def test_devices_are_for_trainers_and_not_for_the_launcher(rendered):

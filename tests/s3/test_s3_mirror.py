@@ -316,7 +316,8 @@ def place(store, tmp_path, monkeypatch):
     monkeypatch.setenv("S3_URL", str(store))
     monkeypatch.setenv("POD_NAME", "r-0")
     words = {"RUN": "r", "IMAGE": "i", "RUNTIME": "job", "NODE_INDEX": "0", "NODES": "1", "MIN_NODES": "1",
-             "PROCESSES": "1", "THREADS": "1", "RESTARTS": "1", "STORE": str(tmp_path / "pod")}  # fmt: skip
+             "PROCESSES": "1", "THREADS": "1", "RESTARTS": "1",
+             "GRACE_SECONDS": "30", "STORE": str(tmp_path / "pod")}  # fmt: skip
     found = read_place(words)
     found.directory.mkdir(parents=True)
     yield found

@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "PROCESSES": "2",
     "THREADS": "8",
     "RESTARTS": "2",
+    "GRACE_SECONDS": "300",
     "POD_IP": "10.0.0.7",
 }
 
@@ -96,6 +97,12 @@ def test_names_in_a_recipe_are_found_on_the_store_then_in_the_image(tmp_path):
     assert settled["validation_file"] == str(ROOT / "demo/data/validation.jsonl")
     other = settle(values | {"model_revision": "b" * 40}, tmp_path, {})
     assert other["model_name_or_path"] == "org/name", "another revision is another model"
+
+
+def test_a_training_that_is_asked_to_leave_has_less_time_than_its_pod(place):
+    words = pod.layout_words(place)
+    assert words[words.index("--grace") + 1] == "240", "four fifths of the pod's 300"
+    assert 0 < replace(place, grace=10).seconds_to_save < 10
 
 
 # ---- trying again ----
