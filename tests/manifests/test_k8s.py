@@ -13,8 +13,10 @@ import jsonschema
 import pytest
 import yaml
 
+from scripts.cluster.cluster_runs import WITH_A_RUN
+from scripts.cluster.deploy import BESIDE
 from scripts.cluster.kubectl import Cluster
-from scripts.cluster.names import NAMESPACE
+from scripts.cluster.names import NAMESPACE, RUNTIMES
 from scripts.cluster.setup_options import COMPONENTS, IMPLIED, KEPT, OPTIONS, components, merge
 from scripts.cluster.setup_render import render, render_source
 from scripts.cluster.setup_state import deviations, surplus
@@ -197,6 +199,15 @@ def test_whoever_deploys_may_write_every_kind_that_a_run_has(plain, full):
                for group in rule["apiGroups"] for kind in rule["resources"]}  # fmt: skip
         assert {("", "configmaps"), *kinds} - may == set()
         assert (("external-secrets.io", "externalsecrets") in may) == secrets
+
+
+def test_whoever_deploys_may_list_and_delete_all_that_undeploy_and_delete_run_take(plain):
+    of_jobs = [f"{plural}.{path.split('/')[1]}" for _, _, plural, path in RUNTIMES.values()]
+    may = {kind if group in ("", "networking.k8s.io") else f"{kind}.{group}"
+           for rule in plain["Role", "deployer"]["rules"] if {"list", "delete"} <= set(rule["verbs"])
+           for group in rule["apiGroups"] for kind in rule["resources"]}  # fmt: skip
+    taken = {name.removesuffix(".networking.k8s.io") for name in (*WITH_A_RUN, *BESIDE, *of_jobs)}
+    assert len(taken) > 7 and taken <= may
 
 
 # ---- options ----
