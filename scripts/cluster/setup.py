@@ -12,17 +12,17 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
+from scripts.cluster import overlay
 from scripts.cluster.checks.quantity import Resources, number, numbers, total
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.names import DATA_ACCESS, NAMESPACE
+from scripts.cluster.overlay import read_json
 from scripts.cluster.setup_options import add_options, check_claim, check_namespace, components, merge, place_of_token
 from scripts.cluster.setup_remove import delete, no_longer_wanted, remove
 from scripts.cluster.setup_render import render, render_source
 from scripts.cluster.setup_state import deviations, name_of, read, settled, surplus
 from scripts.cluster.setup_wait import probe_network, wait_for_store
-from scripts.image_layout import RECORD
 from train.errors import InputError, problem, run_program
 
 MANAGER = "tunefleet-setup"
@@ -58,7 +58,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=("apply", "check", "remove"))
     parser.add_argument("--context", default="", help="kubectl's context; default: its current one")
     parser.add_argument("--namespace", default=NAMESPACE)
-    parser.add_argument("--image", default="", help="image of data-access; default: build/image.json's, or what it has")
+    parser.add_argument(
+        "--image", default="", help="image of data-access; default: the last one pushed, or what it has"
+    )
     parser.add_argument("--wait", type=int, default=180, metavar="SECONDS", help="for the store; 0: do not wait")
     parser.add_argument("--adopt", action="store_true", help="take over a namespace that others made and use")
     parser.add_argument("--probe", action="store_true", help="check: try from data-access what must be closed")
@@ -106,17 +108,29 @@ def whole(name: str, sums: Resources) -> str:
 
 
 def choose_image(cluster: Cluster, arguments: argparse.Namespace) -> str:
-    """The image for data-access: as told, as built, or as it is. A check takes any that it has."""
+    """The image for data-access: as told; as built, if that was pushed or nothing runs there; else as it is.
+
+    A check takes any that it has.
+    """
     if arguments.image:
         return arguments.image
-    built = json.loads(Path(RECORD).read_text())["name"] if Path(RECORD).exists() else ""
+    built, pushed = built_here()
     live = cluster.get("deployment", DATA_ACCESS)
     running = live["spec"]["template"]["spec"]["containers"][0]["image"] if live else ""
-    image = (running or built) if arguments.what == "check" else (built or running)
+    image = built if pushed and arguments.what == "apply" else running or built
     if not image and arguments.what == "apply":
         fix = "make image push, or --image <one of tunefleet that the nodes have or can pull>"
         raise InputError(problem("--image", "", "no image for data-access: none was built here", fix))
     return image
+
+
+def built_here() -> tuple[str, bool]:
+    """The image that was built here, empty if none was, and whether that one was pushed to a registry or to nodes."""
+    built, pushed = (read_json(overlay.ROOT / "build" / name) for name in ("image.json", "push.json"))
+    if not built:
+        return "", False
+    name = overlay.built_image(f"tunefleet:{built['target']}-{overlay.NOT_BUILT}")
+    return name, bool(pushed) and pushed.get("digest") == built["digest"]
 
 
 # ---- apply ----
