@@ -20,7 +20,7 @@ from scripts.cluster.names import DATA_ACCESS, NAMESPACE
 from scripts.cluster.overlay import read_json
 from scripts.cluster.setup_options import add_options, check_claim, check_namespace, components, merge, place_of_token
 from scripts.cluster.setup_remove import delete, no_longer_wanted, remove
-from scripts.cluster.setup_render import render, render_source
+from scripts.cluster.setup_render import QUEUE_GROUPS, render, render_source
 from scripts.cluster.setup_state import deviations, name_of, read, settled, surplus
 from scripts.cluster.setup_wait import probe_network, wait_for_store
 from train.errors import InputError, problem, run_program
@@ -80,19 +80,18 @@ def complete(cluster: Cluster, options: dict[str, str]) -> dict[str, str]:
             print(f"skipped   component {component}: the cluster has no {crd} ({fix})")
             options = options | {"components": " ".join(one for one in chosen if one != component) or "none"}
     if "kueue" in components(options) and "queue_quota" not in options:
-        options = options | {"queue_quota": quota_of_queue(cluster, options.get("cluster_queue", "finetune"))}
+        options = options | quota_of_queue(cluster, options.get("cluster_queue", "finetune"))
     return options
 
 
-def quota_of_queue(cluster: Cluster, queue: str) -> str:
-    """The quota that the queue has, or for a new one all that the nodes have."""
+def quota_of_queue(cluster: Cluster, queue: str) -> dict[str, str]:
+    """The quota that the queue has, in all its flavours, or for a new one what the nodes have."""
     live = cluster.get("clusterqueue", queue)
-    if live:
-        resources = live["spec"]["resourceGroups"][0]["flavors"][0]["resources"]
-        return " ".join(f"{one['name']}={one['nominalQuota']}" for one in resources)
+    if live and live["spec"].get("resourceGroups"):
+        return {QUEUE_GROUPS: json.dumps(live["spec"]["resourceGroups"])}
     nodes = [node for node in cluster.list("nodes") if takes_runs(node)]
     sums: Resources = total(numbers(node["status"].get("allocatable")) for node in nodes)
-    return " ".join(f"{name}={whole(name, sums)}" for name in QUEUED)
+    return {"queue_quota": " ".join(f"{name}={whole(name, sums)}" for name in QUEUED)}
 
 
 def takes_runs(node: dict) -> bool:

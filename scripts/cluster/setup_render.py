@@ -23,6 +23,7 @@ from scripts.image_inputs import ROOT
 K8S = ROOT / "k8s"
 BUILD = ROOT / "build" / "cluster" / "setup"
 LABELS = {"app.kubernetes.io/name": "tunefleet", "app.kubernetes.io/component": "setup"}
+QUEUE_GROUPS = "queue_groups"  # beside the options: the resource groups of a queue that is there, as JSON
 BINDINGS = ("tunefleet-preflight-finetune", "tunefleet-usage-finetune")  # in files; in a cluster with the team's name
 
 
@@ -90,10 +91,15 @@ def cluster_patches(options: dict[str, str], chosen: list[str]) -> list[dict]:
         changes = [("/parameters/server", server), ("/parameters/share", share)]
         patches.append(patch("StorageClass", "tunefleet-nfs", *changes))
     if "kueue" in chosen:
-        quota = amounts("--queue-quota", options["queue_quota"])
-        resources = [{"name": name, "nominalQuota": amount} for name, amount in quota.items()]
-        group = {"coveredResources": list(quota), "flavors": [{"name": "default-flavor", "resources": resources}]}
-        changes = [("/metadata/name", options.get("cluster_queue", "finetune")), ("/spec/resourceGroups", [group])]
+        if QUEUE_GROUPS in options:
+            groups = json.loads(options[QUEUE_GROUPS])
+        else:
+            quota = amounts("--queue-quota", options["queue_quota"])
+            resources = [{"name": name, "nominalQuota": amount} for name, amount in quota.items()]
+            groups = [
+                {"coveredResources": list(quota), "flavors": [{"name": "default-flavor", "resources": resources}]}
+            ]
+        changes = [("/metadata/name", options.get("cluster_queue", "finetune")), ("/spec/resourceGroups", groups)]
         patches.append(patch("ClusterQueue", "finetune", *changes))
     return patches
 

@@ -10,6 +10,8 @@ import pytest
 
 from scripts.cluster import overlay, setup
 from scripts.cluster.kubectl import Cluster
+from scripts.cluster.setup_options import components
+from scripts.cluster.setup_render import cluster_patches
 from train.errors import InputError
 
 RUNNING = "registry.example.com/team/tunefleet:cpu-0123456789ab"
@@ -27,6 +29,9 @@ class Holding(Cluster):
 
     def get(self, kind: str, name: str) -> dict | None:
         return self.objects.get(kind)
+
+    def list(self, kind: str, selector: str = "") -> list[dict]:
+        return self.objects.get(kind, [])
 
 
 def data_access(image: str) -> dict:
@@ -79,3 +84,42 @@ def test_the_image_that_was_told_is_taken_and_a_check_takes_the_one_that_runs(bu
 def test_without_any_image_there_is_a_fix(build):
     with pytest.raises(InputError, match="make image push"):
         chosen()
+
+
+# ---- the queue's quota ----
+
+GROUPS = [
+    {"coveredResources": ["cpu", "memory"], "flavors": [
+        {"name": name, "resources": [
+            {"name": "cpu", "nominalQuota": cpus}, {"name": "memory", "nominalQuota": memory}]}
+        for name, cpus, memory in (("default-flavor", "8", "1Gi"), ("big-nodes", "64", "1Ti"))
+    ]},
+    {"coveredResources": ["nvidia.com/gpu"], "flavors": [
+        {"name": "a100", "resources": [{"name": "nvidia.com/gpu", "nominalQuota": "8", "borrowingLimit": "0"}]},
+    ]},
+]  # fmt: skip
+KUEUE = {"customresourcedefinition": {}}
+NODE = {"spec": {}, "status": {"allocatable": {"cpu": "6", "memory": "2Gi", "pods": "100"}}}
+
+
+def groups_after(options: dict, **objects) -> list[dict]:
+    """What a setup makes of the queue."""
+    whole = setup.complete(Holding(**KUEUE, **objects), {"components": "kueue"} | options)
+    (patch,) = cluster_patches(whole, components(whole))
+    return json.loads(patch["patch"])[1]["value"]
+
+
+def test_a_repeated_setup_leaves_a_queue_every_flavour_and_resource_that_it_was_given():
+    assert groups_after({}, clusterqueue={"spec": {"resourceGroups": GROUPS}}) == GROUPS
+
+
+def test_a_quota_that_was_told_is_the_queues():
+    (group,) = groups_after({"queue_quota": "cpu=4"}, clusterqueue={"spec": {"resourceGroups": GROUPS}})
+    assert group["flavors"][0]["resources"] == [{"name": "cpu", "nominalQuota": "4"}]
+
+
+@pytest.mark.parametrize("spec", [{}, {"resourceGroups": []}, None])
+def test_a_queue_without_quota_gets_what_the_nodes_have(spec):
+    (group,) = groups_after({}, nodes=[NODE], **({} if spec is None else {"clusterqueue": {"spec": spec}}))
+    assert group["flavors"][0]["resources"][:2] == [
+        {"name": "cpu", "nominalQuota": "6"}, {"name": "memory", "nominalQuota": "2Gi"}]  # fmt: skip
