@@ -24,7 +24,10 @@ from train.errors import InputError, problem, run_program
 
 MANAGER = "tunefleet"
 TRIES = 5
-# What undeploy takes away; jobs of the four kinds besides, as far as the cluster knows them.
+SECONDS_BETWEEN_WORDS = 30.0
+SECONDS_MORE = 60  # than its pods' grace, until a run counts as one that does not go
+RUNTIME_OF_TRAINJOBS = "trainingruntimes.trainer.kubeflow.org"
+# What undeploy takes away when the pods are gone; the jobs of the four kinds before, as far as the cluster knows them.
 BESIDE = ("services", "networkpolicies.networking.k8s.io", "configmaps")
 
 
@@ -161,14 +164,31 @@ def undeploy(arguments: argparse.Namespace) -> int:
 
 
 def take_away(cluster: Cluster, run: str) -> None:
-    """Delete the objects of a run, and wait until its pods are gone."""
+    """Delete the objects of a run: its job, and when the pods are gone what they needed to save and to leave."""
     served = set(cluster.run("api-resources", "--namespaced", "--output", "name").split())
     kinds = [f"{plural}.{group.split('/')[1]}" for _, _, plural, group in RUNTIMES.values()]
-    kinds += ["trainingruntimes.trainer.kubeflow.org"]
-    kinds = [kind for kind in kinds if kind in served] + list(BESIDE)
-    selector = f"{RUN}={run}"
-    print(cluster.run("delete", ",".join(kinds), "--selector", selector, seconds=900), end="")
-    cluster.run("wait", "pods", "--selector", selector, "--for=delete", "--timeout=600s", seconds=660)
+    jobs = [kind for kind in kinds if kind in served]
+    rest = [kind for kind in (RUNTIME_OF_TRAINJOBS,) if kind in served] + list(BESIDE)
+    print(cluster.run("delete", ",".join(jobs), "--selector", f"{RUN}={run}", seconds=900), end="")
+    wait_for_pods(cluster, run)
+    print(cluster.run("delete", ",".join(rest), "--selector", f"{RUN}={run}", seconds=900), end="")
+
+
+def wait_for_pods(cluster: Cluster, run: str) -> None:
+    """Return when no pod of the run is left; says now and then for whom it waits. Raises Refused when one stays."""
+    started, told = time.monotonic(), 0.0
+    while pods := cluster.list("pods", f"{RUN}={run}"):
+        name = pods[0]["metadata"]["name"]
+        longest = max(pod["spec"].get("terminationGracePeriodSeconds", 30) for pod in pods) + SECONDS_MORE
+        waited = time.monotonic() - started
+        if waited > longest:
+            fix = f"if its node is lost: kubectl -n {cluster.namespace} delete pod {name} --force, then this again"
+            raise Refused(f"pod {name} has not left after {longest} s; {fix}", 1)
+        if not told or time.monotonic() - told > SECONDS_BETWEEN_WORDS:
+            told = time.monotonic()
+            count = f"{len(pods)} pod{'s' if len(pods) > 1 else ''}"
+            print(f"{run}: {count} may take {longest - waited:.0f} s more to save and leave", flush=True)
+        time.sleep(1)
 
 
 if __name__ == "__main__":

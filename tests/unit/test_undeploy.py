@@ -1,0 +1,54 @@
+"""Taking a run off a cluster: in which order, and for how long its pods are waited for. No cluster.
+
+.venv/bin/python -m pytest tests/unit/test_undeploy.py
+"""
+
+import pytest
+
+from scripts.cluster import deploy
+from scripts.cluster.kubectl import Cluster, Refused
+
+
+class Leaving(Cluster):
+    """A cluster whose pods have this grace, and leave after so many looks."""
+
+    def __init__(self, looks: int, grace: int):
+        super().__init__()
+        self.__dict__.update(calls=[], looks=looks, grace=grace)
+
+    def run(self, *words: str, given: str | None = None, seconds: float = 60) -> str:
+        self.calls.append(words[:2])
+        return "jobs.batch\npods\nservices\npytorchjobs.kubeflow.org\n" if words[0] == "api-resources" else ""
+
+    def list(self, kind: str, selector: str = "") -> list[dict]:
+        self.calls.append((kind, selector))
+        self.__dict__["looks"] -= 1
+        spec = {"terminationGracePeriodSeconds": self.grace}
+        return [{"metadata": {"name": f"r-{number}"}, "spec": spec} for number in range(2)] if self.looks >= 0 else []
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """A second goes by only where somebody sleeps for one."""
+    now = [100.0]
+    monkeypatch.setattr(deploy.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(deploy.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+
+def test_what_the_pods_need_to_save_and_leave_goes_after_them(capsys):
+    cluster = Leaving(looks=70, grace=3600)
+    deploy.take_away(cluster, "r")
+    kinds = [call for call in cluster.calls if call[0] == "delete"]
+    assert kinds == [("delete", "jobs.batch,pytorchjobs.kubeflow.org"), ("delete", ",".join(deploy.BESIDE))]
+    first, last = (cluster.calls.index(call) for call in kinds)
+    assert [call[0] for call in cluster.calls[first + 1 : last]] == ["pods"] * 71
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "r: 2 pods may take 3660 s more to save and leave" and len(said) == 3
+
+
+def test_pods_are_waited_for_as_long_as_their_grace_and_one_that_stays_is_named():
+    cluster = Leaving(looks=10**6, grace=3600)
+    with pytest.raises(Refused, match="pod r-0 has not left after 3660 s; if its node is lost: kubectl"):
+        deploy.take_away(cluster, "r")
+    assert sum(call[0] == "pods" for call in cluster.calls) > 3600
+    assert ("delete", ",".join(deploy.BESIDE)) not in cluster.calls, "a pod that may still run keeps its policy"
