@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scripts import pod_mpi
 from scripts.chain import STAGES, run_child, stage_commands, update_record
-from scripts.pod_peers import answers, listen
+from scripts.pod_peers import PORT, answers, listen
 from scripts.pod_place import Place, read_place
 from scripts.pod_s3 import mirrored
 from scripts.pod_training import Ended, read_run, train
@@ -33,6 +33,13 @@ CONFIG = Path(os.environ.get("CONFIG", "/etc/finetune"))
 TERMINATION = Path("/dev/termination-log")  # the kubelet shows it as the container's last message
 EXIT_LEFT = 143
 SECONDS_TO_SAY_SO = 5
+SECONDS_UNTIL_ADVICE = 60.0
+ADVICE = (
+    "waiting for the first pod, {leader}, which has not answered for {seconds} s. If it is "
+    "pending, make status says why. If its node is lost, Kubernetes replaces it when it is told so: "
+    "kubectl taint node NAME node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, "
+    "or kubectl delete pod NAME --force"
+)
 
 
 def main() -> int:
@@ -187,13 +194,22 @@ def wait_for_end(place: Place) -> None:
 
 
 def wait_for_leader(place: Place) -> bool:
-    """Wait for the port at which the processes meet; False when there is nothing left to train."""
-    started = told = time.monotonic()
+    """Wait for the port at which the processes meet; False when there is nothing left to train.
+
+    Says once how to help where the first pod does not answer at all: one that lies on a lost node is not replaced.
+    """
+    started = told = heard = time.monotonic()
+    advised = False
     while True:
         if any((place.directory / name).exists() for name in ("adapter", "model")):
             return False
         if answers(place.leader, place.port):
             return True
+        if answers(place.leader, PORT):  # it is there, and prepares
+            heard = time.monotonic()
+        elif not advised and time.monotonic() - heard > SECONDS_UNTIL_ADVICE:
+            advised = True
+            print(ADVICE.format(leader=place.leader, seconds=round(time.monotonic() - heard)), flush=True)
         if time.monotonic() - told > 30 or told == started:
             told = time.monotonic()
             tell("waiting", **{"for": f"{place.leader} to train", "seconds": round(told - started)})

@@ -233,6 +233,33 @@ def test_a_peer_that_falls_silent_is_told_once_and_one_that_never_spoke_is_not()
     assert lost == ["127.0.0.1"]
 
 
+@pytest.fixture
+def waiting(monkeypatch, place):
+    """What a pod prints that waits, with a leader who prepares from some second on and trains from a later one."""
+
+    def wait(prepares, trains, capsys):
+        now = [0.0]
+        monkeypatch.setattr(pod.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(pod.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+        monkeypatch.setattr(pod, "tell", lambda *_, **__: None)
+        ports = {pod_peers.PORT: prepares, place.port: trains}
+        monkeypatch.setattr(pod, "answers", lambda host, port: host == place.leader and now[0] >= ports[port])
+        assert pod.wait_for_leader(place)
+        return capsys.readouterr().out.splitlines()
+
+    return wait
+
+
+def test_a_pod_whose_leader_does_not_answer_says_once_after_a_minute_what_helps(waiting, capsys):
+    (said,) = waiting(400, 600, capsys)
+    assert "waiting for the first pod, medical-1a2b3c4d-worker-0, which has not answered for 61 s" in said
+    assert "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in said and "--force" in said
+
+
+def test_a_leader_that_prepares_for_long_is_no_cause_for_advice(waiting, capsys):
+    assert waiting(50, 900, capsys) == []
+
+
 # ---- what it tells ----
 
 
