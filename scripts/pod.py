@@ -21,7 +21,8 @@ from scripts.chain import STAGES, run_child, stage_commands, update_record
 from scripts.pod_peers import PORT, answers, listen
 from scripts.pod_place import Place, read_place
 from scripts.pod_s3 import mirrored
-from scripts.pod_training import Ended, read_run, train
+from scripts.pod_starts import counted
+from scripts.pod_training import Ended, kills_for_memory, memory_limit, read_run, train
 from scripts.runs import lock_run, run_status
 from train.errors import EXIT_BAD_INPUT, FIRST_PROBLEM, InputError, in_one_line, report_problems
 from train.events import VARIABLE, tell
@@ -96,6 +97,7 @@ def lead(place: Place, nursery: Nursery | None) -> int:
     with ExitStack() as held:
         lock = wait_for_lock(place, held)
         held.enter_context(mirrored(place, CONFIG))
+        held.enter_context(counted(place))
         if run_status(run) != "complete":
             if place.runtime == "mpijob":
                 pod_mpi.wait_for(pod_mpi.read_hosts(), lambda silent: tell("waiting", **{"for": ", ".join(silent)}))
@@ -145,6 +147,7 @@ def stage(place: Place, name: str, words: list[str], lock: int, nursery: Nursery
         words = pod_mpi.on_first(pod_mpi.read_hosts(), ["python", *words], environment)
     else:
         environment |= {LAUNCHER_PID: str(os.getpid())}
+    killed = kills_for_memory()
     status, received = run_child(words, environment, lock, nursery=nursery)
     seconds = time.monotonic() - started
     tell("stage", stage=name, state="failed" if status else "done", seconds=round(seconds, 1))
@@ -153,9 +156,19 @@ def stage(place: Place, name: str, words: list[str], lock: int, nursery: Nursery
     if status == EXIT_BAD_INPUT:
         raise Ended(EXIT_BAD_INPUT, first_problem.read_text() if first_problem.exists() else "bad input; see the log")
     if status:
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        raise Ended(1, f"stage {name} {how}; its error stands in the log")
+        raise Ended(1, f"stage {name} {how_it_failed(status, kills_for_memory() > killed)}")
     return seconds
+
+
+def how_it_failed(status: int, for_memory: bool) -> str:
+    """How a program ended that did not end well, and what helps; `for_memory`: the kernel says that it was that."""
+    if status >= 0:
+        return f"ended with status {status}; its error stands in the log"
+    how = f"was killed by {signal.Signals(-status).name}"
+    if status != -signal.SIGKILL:
+        return f"{how}; its error stands in the log"
+    why = "because the pod's memory limit was reached" if for_memory else "as the kernel does when memory runs out"
+    return f"{how}, {why} (limit: {memory_limit()}); raise resources.limits.memory"
 
 
 def layout_words(place: Place) -> list[str]:
@@ -175,10 +188,11 @@ def layout_words(place: Place) -> list[str]:
 
 def follow(place: Place, nursery: Nursery | None) -> int:
     """Wait until the leader trains, and train with it, until there is a result."""
-    if wait_for_leader(place):
-        recipe, model = read_run(place.directory)
-        _, words = stage_commands(place.directory, recipe, model, layout_words(place))["train"]
-        train(place, words, -1, nursery, before=lambda: wait_for_leader(place))
+    with counted(place):
+        if wait_for_leader(place):
+            recipe, model = read_run(place.directory)
+            _, words = stage_commands(place.directory, recipe, model, layout_words(place))["train"]
+            train(place, words, -1, nursery, before=lambda: wait_for_leader(place))
     print(f"{place.directory}: trained; the first pod does the rest", flush=True)
     if place.runtime == "pytorchjob":
         wait_for_end(place)

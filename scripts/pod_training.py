@@ -138,10 +138,16 @@ def kills_for_memory() -> int:
 
 def memory_limit() -> str:
     """The container's memory limit in words."""
+    limit = limit_of_memory()
+    return f"{limit / 2**30:.1f} GiB" if limit else "none is set"
+
+
+def limit_of_memory() -> int | None:
+    """The container's memory limit in bytes, None where it has none."""
     found = [
         int(text)
         for directory in cgroup_directories(Path("/"), "memory")
         for name in ("memory.max", "memory.limit_in_bytes")
         if (text := read_text(directory / name)).isdigit() and int(text) < 1 << 60
     ]
-    return f"{min(found) / 2**30:.1f} GiB" if found else "none is set"
+    return min(found, default=None)
