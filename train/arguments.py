@@ -1,7 +1,9 @@
 """From the recipe to transformers' Trainer: its arguments, and the checkpoint it goes on from."""
 
 import os
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
@@ -45,14 +47,32 @@ def make_trainer(recipe, output: Path, model, data, order, pad: int, dtype, path
     return trainer, resumed_from
 
 
+def shows_progress(seconds: float = 2.0) -> bool:
+    """Whether Kubeflow Trainer takes progress for the TrainJob's status, as its variable says; transformers knows how.
+
+    Asked once: where a network policy swallows what is sent there, each of transformers' tries would wait five seconds.
+    """
+    url = os.environ.get("KUBEFLOW_TRAINER_SERVER_URL")
+    if not url:
+        return False
+    try:
+        place = urlsplit(url)
+        socket.create_connection((place.hostname, place.port or 443), timeout=seconds).close()
+    except (OSError, ValueError) as error:
+        print(
+            f"no progress in the TrainJob's status: {url} does not answer ({error}); a network policy may close the way"
+        )
+        return False
+    return True
+
+
 def training_arguments(recipe, output: Path, order, autocast: bool, resumed_from, has_eval: bool):
     """transformers' arguments from the recipe; most keys carry the same name."""
     same_name = ("per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate", "lr_scheduler_type",
                  "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
                  "seed", "num_train_epochs", "load_best_model_at_end", "save_total_limit")  # fmt: skip
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / "tensorboard"))
-    # Kubeflow Trainer says by this variable that it shows progress in the TrainJob's status; transformers knows how.
-    report_to = [*recipe.report_to, *(["kubeflow"] if "KUBEFLOW_TRAINER_SERVER_URL" in os.environ else [])]
+    report_to = [*recipe.report_to, *(["kubeflow"] if order.rank == 0 and shows_progress() else [])]
     steps_per_epoch = order.steps_per_epoch
     every = {"steps": lambda steps: steps, "epoch": lambda _: steps_per_epoch, "no": lambda _: steps_per_epoch}
     sharding = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "cpu_ram_efficient_loading": False}
