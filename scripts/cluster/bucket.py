@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from scripts.cluster.names import STORE
 from scripts.s3.address import SCHEME, Address, parse
 from train.errors import InputError
 
@@ -12,13 +13,19 @@ VARIABLES = {"AWS_ENDPOINT_URL_S3": "endpoint", "AWS_REGION": "region", "S3_ADDR
 COMPONENT = "store-s3"
 
 
-def bucket_of(job: dict[str, Any]) -> dict[str, str] | None:
-    """Where the run of a job on the cluster lies: url, endpoint, region, addressing; None where its store is no S3."""
-    for variables in environments(job):
+def bucket_of(objects: dict[str, Any] | list[dict[str, Any]]) -> dict[str, str] | None:
+    """Where a run lies, by its job, pods or all its objects: url, endpoint, region, addressing; None: not in S3."""
+    for variables in environments(objects):
         values = {one["name"]: one.get("value", "") for one in variables}
         if values.get("S3_URL"):
             return {"url": values["S3_URL"]} | {key: values.get(name, "") for name, key in VARIABLES.items()}
     return None
+
+
+def files_of(run: str, objects: list[dict[str, Any]]) -> str:
+    """Where the files of a run lie, in words, by its job and pods (a TrainJob itself does not tell)."""
+    bucket = bucket_of(objects)
+    return f"{bucket['url'].rstrip('/')}/runs/{run}" if bucket else f"{STORE}/runs/{run} on the store"
 
 
 def environments(value: Any) -> Iterator[list[dict[str, str]]]:

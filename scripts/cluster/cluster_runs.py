@@ -8,12 +8,14 @@ import argparse
 import json
 import sys
 
+from scripts.cluster.bucket import bucket_of
 from scripts.cluster.jobs import Job, add_follow_options, cluster_of, find_runs, no_such_run
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.names import RUN, RUNTIMES, STORE
 from scripts.cluster.pods import is_over
 from scripts.cluster.store_client import Store, is_complete, tell_refusal
 from scripts.runs import arrow
+from scripts.s3.address import SCHEME
 from train.errors import InputError, problem, run_program
 
 # No Secrets, which a deployer may not touch: an MPIJob's goes with the job that owns it.
@@ -29,6 +31,7 @@ def joined(records: list[dict], jobs: list[Job]) -> list[dict]:
     for name in known.keys() | by_name.keys():
         job, record = by_name.get(name), known.get(name, {})
         told = record.get("record", {})
+        bucket = bucket_of([job.object, *job.pods]) if job else None
         entries.append({
             "name": name,
             "state": job.state if job else "complete" if is_complete(record) else "unfinished",
@@ -38,7 +41,7 @@ def joined(records: list[dict], jobs: list[Job]) -> list[dict]:
             "exact_match": record.get("exact_match", [None, None]),
             "bytes": record.get("bytes", 0),
             "has": record.get("has", []),
-            "path": f"{STORE}/runs/{name}" if record else "",
+            "path": f"{STORE}/runs/{name}" if record else f"{bucket['url'].rstrip('/')}/runs/{name}" if bucket else "",
             "job": job.runtime if job else "",
         })  # fmt: skip
     return sorted(entries, key=lambda entry: (entry["started"], entry["name"]), reverse=True)
@@ -101,9 +104,13 @@ def delete_run(cluster: Cluster, arguments: argparse.Namespace) -> None:
     job = next(iter(find_runs(cluster, run=run)), None)
     if job and not job.ended:
         raise InputError(problem("RUN", run, f"is {job.state}", f"stop it first: make undeploy RUN={run}"))
-    what = f"{known[run]['path'] or 'nothing on the store'} ({size(known[run]['bytes'])})" + (
-        " and its job" if job else ""
-    )
+    path = known[run]["path"]
+    in_bucket = path.startswith(SCHEME)
+    if in_bucket:
+        what = f"the job of {run}"
+        print(f"its files stay at {path}; to delete them:\n  .venv/bin/python -m scripts.s3.objects delete {path}")
+    else:
+        what = f"{path or 'nothing on the store'} ({size(known[run]['bytes'])}){' and its job' if job else ''}"
     if not arguments.yes:
         if not sys.stdin.isatty():
             raise InputError(problem("RUN", run, "deleting needs a yes", f"make delete-run ON=cluster RUN={run} YES=1"))
@@ -111,7 +118,7 @@ def delete_run(cluster: Cluster, arguments: argparse.Namespace) -> None:
             print("nothing deleted")
             return
     take_objects(cluster, run, job)
-    if known[run]["path"]:
+    if path and not in_bucket:
         store.ask("delete", run)
     print(f"deleted {what}")
 

@@ -14,6 +14,7 @@ import time
 
 import yaml
 
+from scripts.cluster.bucket import files_of
 from scripts.cluster.checks.answers import FAILED
 from scripts.cluster.checks.everything import check
 from scripts.cluster.jobs import Job, find_runs
@@ -82,7 +83,7 @@ def deploy(plan: Plan, force: bool) -> int:
     nodes, processes = plan.placement["nodes"], plan.placement["processesPerNode"]
     print(f"{plan.run}: {kind} with {nodes} x {processes} processes, image {plan.placement['image']}")
     print(f"  follow it:  make watch RUN={plan.run}")
-    print(f"  its files:  /store/runs/{plan.run}")
+    print(f"  its files:  {files_of(plan.run, objects)}")
     return 0
 
 
@@ -155,11 +156,12 @@ def undeploy(arguments: argparse.Namespace) -> int:
                 take_away(cluster, arguments.run)
             print(f"{arguments.run or arguments.overlay}: nothing of it on the cluster (namespace {cluster.namespace})")
             return 0
+        files = files_of(found[0].name, [found[0].object, *found[0].pods])
         take_away(cluster, found[0].name)
     except Refused as refused:
         print(f"error: {refused}", file=sys.stderr)
         return 1
-    print(f"{found[0].name}: taken off the cluster; its files stay at /store/runs/{found[0].name}")
+    print(f"{found[0].name}: taken off the cluster; its files stay: {files}")
     return 0
 
 

@@ -140,7 +140,7 @@ def save_pod_logs(cluster: Cluster, run: str, to: Path) -> int:
 def bucket_of_run(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, str] | None:
     """Where the run that is meant lies in S3, None where it does not, or where the cluster holds it no more."""
     job = choose(find_runs(cluster, arguments.overlay, arguments.run))
-    return bucket_of(job.object) if job else None
+    return bucket_of([job.object, *job.pods]) if job else None
 
 
 def from_bucket(cluster: Cluster, arguments: argparse.Namespace, bucket: dict[str, str], names: list[str]) -> int:

@@ -6,9 +6,10 @@ python -m scripts.cluster.status [--overlay NAME] [--run NAME] [--json] [--conte
 import argparse
 import json
 
+from scripts.cluster.bucket import files_of
 from scripts.cluster.jobs import Job, add_follow_options, asked_runs, choose, cluster_of
 from scripts.cluster.kubectl import Cluster, Refused
-from scripts.cluster.names import STARTED_BY, STORE
+from scripts.cluster.names import STARTED_BY
 from scripts.cluster.pods import age, endings, leader_of, restarts_of, short_name, state_of
 from scripts.cluster.progress import Progress, duration, replay
 from scripts.cluster.watch_view import bar_line, figures
@@ -62,7 +63,7 @@ def detail(job: Job, progress: Progress) -> list[str]:
         lines += [f"steps    {bar_line(progress, 0)}", f"         {figures(progress)}"]
     elif progress.stage:
         lines.append(f"stage    {progress.stage}")
-    lines.append(f"files    {STORE}/runs/{job.name} on the store")
+    lines.append(f"files    {files_of(job.name, [job.object, *job.pods])}")
     follow = {"complete": "make results", "failed": "make logs"}.get(job.state, "make watch")
     lines.append(f"next     {follow} RUN={job.name}")
     return lines

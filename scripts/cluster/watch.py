@@ -9,11 +9,10 @@ import queue
 import time
 from collections import Counter
 
-from scripts.cluster.bucket import bucket_of
+from scripts.cluster.bucket import files_of
 from scripts.cluster.follow import Listener, Looker
 from scripts.cluster.jobs import Job, add_follow_options, choose, cluster_of, find_runs, no_such_run
 from scripts.cluster.kubectl import Cluster, Refused
-from scripts.cluster.names import STORE
 from scripts.cluster.pods import endings, first_dead, is_over, is_stuck, last_lines
 from scripts.cluster.progress import Progress, read_event, replay, same, since_last_start, take
 from scripts.cluster.store_client import Store, is_complete
@@ -156,18 +155,16 @@ class Watch:
 # ---- how it ended ----
 
 
-def tell_end(cluster: Cluster, run: str, job: Job | None, progress: Progress, view: View) -> int:
-    """Say how the run ended and what comes next; the exit status."""
+def tell_end(cluster: Cluster, run: str, job: Job | None, progress: Progress, view: View, files: str) -> int:
+    """Say how the run ended, where its files lie and what comes next; the exit status."""
     ended = progress.end or {}
     if (job and job.state == "complete") or (not job and ended.get("status") == "complete"):
         view.say(f"{run} is complete{final_loss(cluster, run, progress)}")
-        bucket = bucket_of(job.object) if job else None
-        where = f"{bucket['url']}/runs/{run}" if bucket else f"{STORE}/runs/{run} on the store"
-        print(f"result: {where}\nnext:   make results RUN={run}")
+        print(f"result: {files}\nnext:   make results RUN={run}")
         return 0
     if job is None:
         why = ended.get("reason") or "it was taken away before it was done"
-        print(f"failed: {run}: {why}\nkept:   {STORE}/runs/{run} on the store; make deploy again goes on from there")
+        print(f"failed: {run}: {why}\nkept:   {files}; make deploy again goes on from there")
         return 1
     dead = first_dead(endings(job.pods))
     why = job.reason if dead or not job.ended else ended.get("reason") or job.reason  # the pods may be gone
@@ -212,7 +209,7 @@ def watch_store(cluster: Cluster, arguments: argparse.Namespace, view: View) -> 
     view.say_all(lines)
     if is_complete(newest):
         progress.end = {"status": "complete"}
-    return tell_end(cluster, newest["name"], None, progress, view)
+    return tell_end(cluster, newest["name"], None, progress, view, files_of(newest["name"], []))
 
 
 def main() -> int:
@@ -237,7 +234,9 @@ def main() -> int:
         print(f"the view is closed, the run goes on: make watch RUN={job.name} shows it again")
         return 130
     watch.close()
-    return tell_end(cluster, job.name, ended, watch.progress, view)
+    seen = [job.object, *job.pods, *(watch.job.pods if watch.job else [])]
+    files = files_of(job.name, seen)
+    return tell_end(cluster, job.name, ended, watch.progress, view, files)
 
 
 if __name__ == "__main__":
