@@ -10,8 +10,11 @@ import threading
 from scripts.cluster.jobs import Job, find_runs
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.pods import is_over, leader_of
+from train.errors import InputError
 
 SECONDS_BETWEEN_LOOKS = 3.0
+# No answer; no kubectl any more, or no memory to start it; an answer with other fields than the API server's.
+UNFIT = (Refused, InputError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class Looker(threading.Thread):
@@ -30,8 +33,8 @@ class Looker(threading.Thread):
                 found = find_runs(self.cluster, run=self.run_name, runtime=self.runtime)
                 self.told.put(("job", found[0] if found else None))
                 self.runtime = found[0].runtime if found else ""
-            except Refused as refused:
-                self.told.put(("trouble", str(refused).splitlines()[-1]))
+            except UNFIT as error:  # the thread goes on: the view would else wait for it without end
+                self.told.put(("trouble", (str(error).splitlines() or [type(error).__name__])[-1]))
             self.now.wait(SECONDS_BETWEEN_LOOKS)
             self.now.clear()
 

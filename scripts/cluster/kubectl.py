@@ -16,7 +16,7 @@ class Refused(Exception):
 
     def __init__(self, text: str, status: int):
         self.status = status
-        super().__init__(text)
+        super().__init__(text.strip() or f"kubectl ended with exit status {status} and said nothing")
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,25 @@ class Cluster:
 
     def raw(self, path: str, seconds: float = SECONDS) -> dict:
         """The API server's own answer to a GET; much faster than `kubectl get -o json` for thousands of objects."""
-        return json.loads(self.run("get", "--raw", f"/{path.lstrip('/')}", seconds=seconds))
+        return parse(self.run("get", "--raw", f"/{path.lstrip('/')}", seconds=seconds))
 
     def get(self, kind: str, name: str) -> dict | None:
         """One object of the namespace (or of the cluster), None where there is none."""
         text = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
-        return json.loads(text) if text.strip() else None
+        return parse(text) if text.strip() else None
 
     def list(self, kind: str, selector: str = "") -> list[dict]:
         """Objects of the namespace, by label selector."""
         words = ["get", kind, "--output", "json", *(["--selector", selector] if selector else [])]
-        return json.loads(self.run(*words))["items"]
+        return parse(self.run(*words))["items"]
+
+
+def parse(text: str) -> dict:
+    """The cluster's answer as an object. Raises Refused where it is none: a proxy's page, or the half of an answer."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise Refused(f"the answer is torn, or not the API server's: it begins with {text[:80]!r}", 1)
+    return answer

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from scripts.cluster.checks.quantity import number
-from scripts.cluster.kubectl import Cluster
+from scripts.cluster.kubectl import Cluster, parse
 
 # Of these anything more than wanted is a hole, is found and taken away; elsewhere the server's defaults are welcome.
 STRICT = ("NetworkPolicy",)
@@ -21,7 +21,7 @@ def read(cluster: Cluster, things: list[dict]) -> dict[str, dict]:
     text = cluster.run("get", "--filename", "-", "--ignore-not-found", "--output", "json", given=given)
     if not text.strip():
         return {}
-    answer = json.loads(text)
+    answer = parse(text)
     return {name_of(thing): thing for thing in (answer["items"] if answer["kind"] == "List" else [answer])}
 
 

@@ -7,7 +7,7 @@ from scripts.cluster.bucket import COMPONENT
 from scripts.cluster.checks import admission, bucket, kueue, operators, references, rights, store
 from scripts.cluster.checks.gather import access, ask, gather, items, named, post
 from scripts.cluster.checks.shapes import find_job, pod_sets
-from scripts.cluster.kubectl import Cluster, Refused
+from scripts.cluster.kubectl import Cluster, Refused, parse
 
 FIRST_SECONDS = 20.0  # for the very first answer; a cluster that is there answers in one
 RUNNING = "?fieldSelector=status.phase!%3DSucceeded,status.phase!%3DFailed"
@@ -24,9 +24,8 @@ def reach(cluster: Cluster) -> dict:
 
 def client_version(cluster: Cluster) -> dict:
     """kubectl's own version."""
-    import json
 
-    return json.loads(cluster.run("version", "--client", "--output", "json"))["clientVersion"]
+    return parse(cluster.run("version", "--client", "--output", "json"))["clientVersion"]
 
 
 def collect(cluster: Cluster, objects: list[dict], plan: SimpleNamespace, first: dict) -> dict:

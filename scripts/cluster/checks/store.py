@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from scripts.cluster.checks.answers import FAILED, PASSED, UNKNOWN, Answer, is_missing, reason
 from scripts.cluster.checks.quantity import size
-from scripts.cluster.kubectl import Cluster, Refused
+from scripts.cluster.kubectl import Cluster, Refused, parse
 from scripts.cluster.names import DATA_ACCESS, STORE
 
 PROGRAM = Path(__file__).with_name("inside.py")
@@ -59,7 +59,7 @@ def look_inside(cluster: Cluster, asked: dict) -> dict:
     """The store's answers, through the data-access pod."""
     pod = ("exec", "-i", f"deployment/{DATA_ACCESS}", "-c", DATA_ACCESS, f"--pod-running-timeout={POD_SECONDS}s")
     program = ("--", "python", "-I", "-", json.dumps(asked))
-    return json.loads(cluster.run(*pod, *program, given=PROGRAM.read_text(), seconds=SECONDS))
+    return parse(cluster.run(*pod, *program, given=PROGRAM.read_text(), seconds=SECONDS))
 
 
 def judge_store(recipe: SimpleNamespace, namespace: str, facts: dict) -> list[Answer]:
