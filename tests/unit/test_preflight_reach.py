@@ -3,6 +3,9 @@
 .venv/bin/python -m pytest tests/unit/test_preflight_reach.py
 """
 
+import re
+from pathlib import Path
+
 import pytest
 from preflight_cases import plan, refused, rendered
 
@@ -10,6 +13,7 @@ from scripts.cluster.checks import everything, reach
 from scripts.cluster.checks import facts as cluster_facts
 from scripts.cluster.kubectl import Cluster
 
+DOCS = sorted((Path(__file__).resolve().parents[2] / "docs").rglob("*.md"))
 NEW = {"gitVersion": "v1.34.4"}
 # Recorded: what kubectl 1.34 says, and the answer.
 TROUBLES = {
@@ -75,8 +79,8 @@ def test_an_old_cluster_and_an_old_kubectl_are_told():
         "         fix: install kubectl 1.31 or later"
     )
     assert said[2] == (
-        "failed   is Kubernetes new enough: it is v1.26.3, and 1.29 or later is needed\n"
-        "         fix: have the cluster upgraded: what is used here needs Kubernetes 1.29 or later"
+        "failed   is Kubernetes new enough: it is v1.26.3, and 1.30 or later is needed\n"
+        "         fix: have the cluster upgraded: what is used here needs Kubernetes 1.30 or later"
     )
 
 
@@ -92,3 +96,8 @@ def test_a_cluster_that_does_not_answer_is_asked_nothing_more(monkeypatch):
     said = everything.check(plan(), rendered())
     assert asked == ["version"]
     assert [answer.status for answer in said] == ["failed", "passed", "passed"]
+
+
+def test_the_docs_name_the_least_kubernetes_that_the_preflight_asks_for():
+    said = re.findall(r"Kubernetes (\d+)\.(\d+) or later", "".join(path.read_text() for path in DOCS))
+    assert said and {(int(major), int(minor)) for major, minor in said} == {reach.SERVER}

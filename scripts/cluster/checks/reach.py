@@ -6,7 +6,7 @@ from scripts.cluster.checks.answers import FAILED, PASSED, UNKNOWN, Answer, is_m
 from scripts.cluster.kubectl import Refused
 
 # Before 1.31 kubectl's Kustomize makes ConfigMaps after components, which then cannot rename them.
-SERVER, CLIENT = (1, 29), (1, 31)
+SERVER, CLIENT = (1, 30), (1, 31)
 LEVEL = "pod-security.kubernetes.io/enforce"
 REACH = "is the cluster reachable"
 
@@ -49,7 +49,8 @@ def judge_reach(facts: dict) -> list[Answer]:
         return [unreachable(version), *answers]
     told = version.get("gitVersion", "")
     answers.insert(0, Answer(PASSED, REACH, f"Kubernetes {told} answers"))
-    upgrade = "have the cluster upgraded: what is used here needs Kubernetes 1.29 or later"
+    least = f"{SERVER[0]}.{SERVER[1]}"
+    upgrade = f"have the cluster upgraded: what is used here needs Kubernetes {least} or later"
     return [*answers, judge_version("is Kubernetes new enough", version, SERVER, upgrade)]
 
 
