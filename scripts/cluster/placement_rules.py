@@ -15,6 +15,8 @@ from scripts.cluster.placement_words import near
 COMPONENTS = Path(__file__).resolve().parents[2] / "kustomize" / "components"
 GPUS = {"gpu-nvidia": "nvidia.com/gpu", "gpu-amd": "amd.com/gpu"}
 TARGETS = {"gpu-nvidia": "cuda", "image-intel": "intel"}  # the image's target that a component needs
+# What k8s/ and its options name in the namespace, of the kinds that a run has too or that go with one.
+RESERVED = ("data-access", "default-deny", "dns", "fetch", "hub-token", "s3", "s3-ca", "store", "trainer")
 LEAST_MEMORY = 256 * 2**20
 IMAGE = re.compile(
     r"(?P<name>[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+|[a-z0-9._-]+)"
@@ -31,6 +33,7 @@ def complaints(spec: Spec, given: set[str], components: list[str], runtime: str,
     yield from check_runtime(runtime)
     yield from check_components(chosen, given, schema)
     rules = (
+        check_run,
         check_image,
         check_sizes,
         check_store,
@@ -72,6 +75,13 @@ def check_components(chosen: set[str], given: set[str], schema: dict[str, Any]) 
             )
     if "priority" in chosen and "queue-kueue" not in chosen:
         yield "priority", "means nothing without a queue", "list component queue-kueue too, or leave priority out"
+
+
+def check_run(spec: Spec, chosen: set[str], runtime: str) -> Complaints:
+    """The run's objects have its name, and would take the place of the namespace's own."""
+    if spec.get("run") in RESERVED:
+        what = f"is {spec['run']}, which is the name of a part of the namespace (k8s/): the run would overwrite it"
+        yield "run", what, f"give another name: RUN={spec['run']}-1"
 
 
 def check_image(spec: Spec, chosen: set[str], runtime: str) -> Complaints:

@@ -17,6 +17,7 @@ from scripts.cluster.cluster_runs import WITH_A_RUN
 from scripts.cluster.deploy import BESIDE
 from scripts.cluster.kubectl import Cluster
 from scripts.cluster.names import NAMESPACE, RUNTIMES
+from scripts.cluster.placement_rules import RESERVED
 from scripts.cluster.setup_options import COMPONENTS, IMPLIED, KEPT, OPTIONS, components, merge
 from scripts.cluster.setup_render import render, render_source
 from scripts.cluster.setup_state import deviations, surplus
@@ -199,6 +200,12 @@ def test_whoever_deploys_may_write_every_kind_that_a_run_has(plain, full):
                for group in rule["apiGroups"] for kind in rule["resources"]}  # fmt: skip
         assert {("", "configmaps"), *kinds} - may == set()
         assert (("external-secrets.io", "externalsecrets") in may) == secrets
+
+
+def test_no_run_may_take_the_name_of_what_a_setup_makes(full):
+    taken = {name for kind, name in full if kind in ("NetworkPolicy", "Service", "ConfigMap", "Deployment")}
+    assert taken > {"dns", "default-deny"}
+    assert taken <= set(RESERVED)
 
 
 def test_whoever_deploys_may_list_and_delete_all_that_undeploy_and_delete_run_take(plain):
