@@ -17,6 +17,7 @@ import yaml
 from scripts.cluster.bucket import files_of
 from scripts.cluster.checks.answers import FAILED
 from scripts.cluster.checks.everything import check
+from scripts.cluster.checks.reach import tell_refused
 from scripts.cluster.jobs import Job, find_runs
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.names import IDENTITY, RUN, RUNTIMES
@@ -159,8 +160,7 @@ def undeploy(arguments: argparse.Namespace) -> int:
         files = files_of(found[0].name, [found[0].object, *found[0].pods])
         take_away(cluster, found[0].name)
     except Refused as refused:
-        print(f"error: {refused}", file=sys.stderr)
-        return 1
+        return tell_refused(refused, "make status shows what is left; the same command goes on")
     print(f"{found[0].name}: taken off the cluster; its files stay: {files}")
     return 0
 

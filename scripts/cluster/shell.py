@@ -7,6 +7,7 @@ import argparse
 import subprocess
 import sys
 
+from scripts.cluster.checks.reach import tell_refused
 from scripts.cluster.jobs import add_follow_options, asked_runs, choose, cluster_of
 from scripts.cluster.kubectl import Refused
 from scripts.cluster.names import DATA_ACCESS, STORE
@@ -25,8 +26,7 @@ def main() -> int:
     try:
         job = choose(asked_runs(cluster, arguments))
     except Refused as refused:
-        print(f"failed: the cluster does not answer: {refused}")
-        return 1
+        return tell_refused(refused)
     leader = leader_of([pod for pod in job.pods if is_running(pod)]) if job else None
     if leader is not None:
         name = leader["metadata"]["name"]

@@ -7,6 +7,7 @@ import argparse
 import json
 
 from scripts.cluster.bucket import files_of
+from scripts.cluster.checks.reach import tell_refused
 from scripts.cluster.jobs import Job, add_follow_options, asked_runs, choose, cluster_of
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.names import STARTED_BY
@@ -89,8 +90,7 @@ def main() -> int:
     try:
         jobs = asked_runs(cluster, arguments)
     except Refused as refused:
-        print(f"failed: the cluster does not answer: {refused}")
-        return 1
+        return tell_refused(refused)
     if arguments.run:
         jobs = [choose(jobs)]
     one = jobs[0] if len(jobs) == 1 and (arguments.run or arguments.overlay) else None

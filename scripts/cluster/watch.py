@@ -6,16 +6,18 @@ python -m scripts.cluster.watch [--overlay NAME] [--run NAME] [--context NAME] [
 import argparse
 import json
 import queue
+import sys
 import time
 from collections import Counter
 
 from scripts.cluster.bucket import files_of
+from scripts.cluster.checks.reach import tell_refused
 from scripts.cluster.follow import Listener, Looker
 from scripts.cluster.jobs import Job, add_follow_options, choose, cluster_of, find_runs, no_such_run
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.pods import endings, first_dead, is_over, is_stuck, last_lines
 from scripts.cluster.progress import Progress, read_event, replay, same, since_last_start, take
-from scripts.cluster.store_client import Store, is_complete
+from scripts.cluster.store_client import Store, is_complete, tell_refusal
 from scripts.cluster.watch_view import View
 from train.errors import InputError, run_program
 
@@ -198,7 +200,9 @@ def watch_store(cluster: Cluster, arguments: argparse.Namespace, view: View) -> 
     try:
         records = Store(cluster).ask("runs")
     except Refused as refused:
-        raise no_such_run(arguments, []) from refused
+        asked = arguments.run or arguments.overlay or "any run"
+        print(f"{asked}: has no job on the cluster, and what the store knows cannot be told", file=sys.stderr)
+        return tell_refusal(cluster, refused)
     fits = [one for one in records if arguments.run in ("", one["name"])]
     fits = [one for one in fits if arguments.overlay in ("", overlay_of(one["name"]))]
     if not fits:
@@ -220,8 +224,7 @@ def main() -> int:
     try:
         job = choose(find_runs(cluster, arguments.overlay, arguments.run))
     except Refused as refused:
-        print(f"failed: the cluster does not answer: {refused}")
-        return 1
+        return tell_refused(refused)
     if job is None:
         return watch_store(cluster, arguments, view)
     watch = Watch(cluster, job.name, view)

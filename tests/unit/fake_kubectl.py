@@ -1,7 +1,7 @@
 """A kubectl that answers from files, and can be made to fail as one does whose API server is away.
 
 FAKE holds: jobs.json, pods.json (lists of objects), log-NAME (a pod's log, with times), log.jsonl (on the store),
-down (while it is there, nothing answers). Every call is noted in calls.
+down (while it is there, nothing answers), refuse (what it says to everything). Every call is noted in calls.
 """
 
 import json
@@ -26,6 +26,9 @@ def main() -> int:
         file.write(" ".join(words) + "\n")
     if (HERE / "down").exists():
         print(AWAY, file=sys.stderr)
+        return 1
+    if (HERE / "refuse").exists():
+        print((HERE / "refuse").read_text(), file=sys.stderr)
         return 1
     if words[0] == "get" and "/jobs?" in words[2]:
         listing("jobs.json")

@@ -255,6 +255,26 @@ def test_a_cluster_that_never_answered_is_told_at_once(world):
     assert process.returncode == 1 and "was refused" in said and time.monotonic() - begun < 10
 
 
+def test_a_refusal_is_told_as_what_it_is_with_a_fix(world):
+    said = 'Error from server (Forbidden): jobs.batch is forbidden: User "joe" cannot list resource "jobs"'
+    (world.path / "refuse").write_text(said)
+    for program in ("watch", "status", "shell"):
+        command = [sys.executable, "-m", f"scripts.cluster.{program}", "--run", "r"]
+        done = subprocess.run(command, cwd=ROOT, env=world.environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "does not answer" not in done.stderr + done.stdout
+        assert f"this login may not do that (kubectl says: {said})" in done.stderr
+        assert "fix: ask the namespace's administrator" in done.stderr
+
+
+def test_a_store_that_cannot_be_asked_is_not_taken_for_one_that_does_not_know_the_run(world):
+    process = world.watch("--run", "nothing")
+    said = process.communicate(timeout=20)[0]
+    assert "no such run" not in said and process.returncode == 2
+    assert "nothing: has no job on the cluster, and what the store knows cannot be told" in said
+    assert "no pod answers for the store" in said and "make cluster-setup" in said
+
+
 def test_a_run_that_nobody_knows_is_bad_input(world):
+    (world.path / "log.jsonl").write_text("[]")
     process = world.watch("--run", "nothing")
     assert "nothing: no such run" in process.communicate(timeout=20)[0] and process.returncode == 2

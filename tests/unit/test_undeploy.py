@@ -3,6 +3,8 @@
 .venv/bin/python -m pytest tests/unit/test_undeploy.py
 """
 
+import argparse
+
 import pytest
 
 from scripts.cluster import deploy
@@ -52,3 +54,13 @@ def test_pods_are_waited_for_as_long_as_their_grace_and_one_that_stays_is_named(
         deploy.take_away(cluster, "r")
     assert sum(call[0] == "pods" for call in cluster.calls) > 3600
     assert ("delete", ",".join(deploy.BESIDE)) not in cluster.calls, "a pod that may still run keeps its policy"
+
+
+def test_an_undeploy_that_is_refused_says_what_helps(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise Refused("pod r-0 has not left after 90 s", 1)
+
+    monkeypatch.setattr(deploy, "find_runs", refuse)
+    assert deploy.undeploy(argparse.Namespace(run="r", overlay="demo", context="", namespace="finetune")) == 1
+    said = capsys.readouterr().err
+    assert "pod r-0 has not left after 90 s" in said and "fix: make status shows what is left" in said

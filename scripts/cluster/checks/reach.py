@@ -1,6 +1,7 @@
 """Questions: is the API server reachable, is it and kubectl new enough, and is the namespace there?"""
 
 import re
+import sys
 
 from scripts.cluster.checks.answers import FAILED, PASSED, UNKNOWN, Answer, is_missing, not_told
 from scripts.cluster.kubectl import Refused
@@ -21,6 +22,7 @@ TROUBLES = (
     ("unauthorized", "the cluster does not know this login, or it has expired", "LOGIN"),
     ("provide credentials", "the cluster does not know this login, or it has expired", "LOGIN"),
     ("getting credentials", "the kubeconfig's login program failed", "LOGIN"),
+    ("is forbidden", "this login may not do that", "RIGHTS"),
     ("proxyconnect", "the proxy did not let it through", "PROXY"),
     ("refused", "nothing listens at the API server's address", "START"),
     ("no such host", "the API server's name is not known here", "NETWORK"),
@@ -35,6 +37,7 @@ FIXES = {
     "CONTEXT": "`kubectl config get-contexts` lists them: CONTEXT=…",
     "ADDRESS": "fetch the kubeconfig again, or correct its server address",
     "LOGIN": "log in again, or fetch a new kubeconfig",
+    "RIGHTS": "ask the namespace's administrator to bind you to its role deployer (make cluster-setup --deployers)",
     "PROXY": "add the API server to NO_PROXY",
     "START": "start the cluster, or correct the address in the kubeconfig",
     "NETWORK": "check the network (VPN, firewall) and the address in the kubeconfig",
@@ -56,10 +59,23 @@ def judge_reach(facts: dict) -> list[Answer]:
 
 def unreachable(refused: Refused) -> Answer:
     """Why no answer came, in words, with kubectl's own behind them."""
+    what, fix = in_words(refused, "look at `kubectl version`")
+    return Answer(FAILED, REACH, what, fix)
+
+
+def in_words(refused: Refused, otherwise: str) -> tuple[str, str]:
+    """What a refusal means, with kubectl's own words behind, and what helps; `otherwise`: where it is none of those."""
     for sign, what, fix in TROUBLES:
         if sign in str(refused).lower():
-            return Answer(FAILED, REACH, f"{what} (kubectl says: {last_line(refused)})", FIXES[fix])
-    return Answer(FAILED, REACH, f"kubectl says: {last_line(refused)}", "look at `kubectl version`")
+            return f"{what} (kubectl says: {last_line(refused)})", FIXES[fix]
+    return f"kubectl says: {last_line(refused)}", otherwise
+
+
+def tell_refused(refused: Refused, otherwise: str = "make preflight asks the cluster everything, one by one") -> int:
+    """Say on stderr why a command did not come to an end, and what helps; the exit status."""
+    what, fix = in_words(refused, otherwise)
+    print(f"failed: {what}\n  fix: {fix}", file=sys.stderr)
+    return 1
 
 
 def last_line(refused: Refused) -> str:
