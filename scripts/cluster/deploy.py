@@ -72,6 +72,10 @@ def diff(plan: Plan) -> int:
 def deploy(plan: Plan, force: bool) -> int:
     """Start the run, or show that it is there; returns the exit status."""
     found = find_runs(plan.cluster, run=plan.run)
+    if found and found[0].state == "deleting":
+        print(f"error: {plan.run}: is being deleted, and saves a checkpoint; nothing was started", file=sys.stderr)
+        print(f"  fix: wait until make status RUN={plan.run} knows it no more, then this again", file=sys.stderr)
+        return 1
     if found and not may_start(plan, found[0]):
         return 0
     objects = render(plan)

@@ -1,14 +1,17 @@
-"""Taking a run off a cluster: in which order, and for how long its pods are waited for. No cluster.
+"""Taking a run off a cluster: in which order, how long its pods are waited for, what comes meanwhile. No cluster.
 
 .venv/bin/python -m pytest tests/unit/test_undeploy.py
 """
 
 import argparse
+from types import SimpleNamespace
 
 import pytest
 
 from scripts.cluster import deploy
 from scripts.cluster.kubectl import Cluster, Refused
+from scripts.cluster.names import IDENTITY
+from tests.unit.test_cluster_jobs import RUNNING, job, pod
 
 
 class Leaving(Cluster):
@@ -64,3 +67,12 @@ def test_an_undeploy_that_is_refused_says_what_helps(monkeypatch, capsys):
     assert deploy.undeploy(argparse.Namespace(run="r", overlay="demo", context="", namespace="finetune")) == 1
     said = capsys.readouterr().err
     assert "pod r-0 has not left after 90 s" in said and "fix: make status shows what is left" in said
+
+
+def test_a_run_that_is_just_being_deleted_is_not_said_to_be_there(monkeypatch, capsys):
+    leaving = job("job", pods=(pod(states=(RUNNING,)),))
+    leaving.state, leaving.object["metadata"]["annotations"] = "deleting", {IDENTITY: "same"}
+    monkeypatch.setattr(deploy, "find_runs", lambda *_, **__: [leaving])
+    plan = SimpleNamespace(run="r", cluster=Cluster(), identity="same")
+    assert deploy.deploy(plan, force=False) == 1
+    assert "r: is being deleted, and saves a checkpoint; nothing was started" in capsys.readouterr().err
