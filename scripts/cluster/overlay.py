@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Plan:
     placement: dict[str, Any]
     directory: Path
     cluster: Cluster
+    command: str = ""  # the make line that describes it
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +95,20 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     if problems:
         raise InputError(problems)
     plan = Plan(arguments.overlay, run, identity, runtime, listed, recipe, placement, BUILD / run,
-                Cluster(arguments.context, arguments.namespace))  # fmt: skip
+                Cluster(arguments.context, arguments.namespace), make_line(arguments))  # fmt: skip
     changed = bool(arguments.set or arguments.model or arguments.data or arguments.validation_data)
     materialise(plan, source, kustomization, values if changed else None)
     return plan
+
+
+def make_line(arguments: argparse.Namespace) -> str:
+    """The command that a person types for this run."""
+    values = {"RUN": arguments.run, "MODEL": arguments.model, "DATA": arguments.data,
+              "VALIDATION_DATA": arguments.validation_data, "RUNTIME": arguments.runtime,
+              "SET": " ".join(arguments.set), "PLACE": " ".join(arguments.place),
+              "WITH": " ".join(arguments.more), "WITHOUT": " ".join(arguments.without)}  # fmt: skip
+    words = [f"{name}={shlex.quote(value)}" for name, value in values.items() if value]
+    return " ".join([f"make deploy OVERLAY={arguments.overlay}", *words])
 
 
 def find_overlay(name: str) -> Path:
@@ -189,7 +201,7 @@ def marks(plan: Plan) -> dict[str, Any]:
     """A patch that puts the run's identity on its job."""
     kind, version, _, _ = RUNTIMES[plan.runtime]
     group, _, number = version.rpartition("/")
-    told = {IDENTITY: plan.identity, STARTED_BY: f"make deploy OVERLAY={plan.overlay}"}
+    told = {IDENTITY: plan.identity, STARTED_BY: plan.command}
     patch = {"apiVersion": version, "kind": kind, "metadata": {"name": plan.run, "annotations": told}}
     return {"target": {"group": group, "version": number, "kind": kind}, "patch": yaml.safe_dump(patch)}
 
