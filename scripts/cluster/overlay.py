@@ -5,6 +5,7 @@ person could not have written. `kubectl apply -k build/cluster/<run>` does the s
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -187,8 +188,26 @@ def materialise(plan: Plan, source: Path, kustomization: dict[str, Any], values:
         "sortOptions": {"order": "fifo"},  # a TrainJob after its runtime
     }
     (aside / "kustomization.yaml").write_text(yaml.safe_dump(own, sort_keys=False))
-    shutil.rmtree(plan.directory, ignore_errors=True)
-    aside.rename(plan.directory)
+    put_in_place(aside, plan.directory)
+
+
+def put_in_place(aside: Path, directory: Path) -> None:
+    """Let a directory take the place of an earlier one; another make may be doing just this, or read there."""
+    with (directory.parent / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if directory.is_dir() and contents(directory) == contents(aside):
+            shutil.rmtree(aside)
+            return
+        old = aside.with_suffix(".old")
+        if directory.exists():
+            directory.rename(old)
+        aside.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """The files of a run's kustomization."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def moved(entry: str, source: Path) -> str:

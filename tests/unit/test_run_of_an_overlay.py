@@ -4,6 +4,7 @@
 """
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -35,3 +36,22 @@ def test_the_recorded_command_is_the_whole_one(planned):
         "PLACE=threads=1 WITH=spread"
     )
     assert planned("--overlay", "demo").command == "make deploy OVERLAY=demo"
+
+
+def test_two_makes_at_once_end_well_and_one_of_them_stays(tmp_path):
+    def put(number: int) -> None:
+        for turn in range(100):
+            aside = tmp_path / f".r.{number}.tmp"
+            aside.mkdir()
+            (aside / "train.yaml").write_text(f"{number} {turn}")
+            overlay.put_in_place(aside, tmp_path / "r")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put, range(4)))
+    assert (tmp_path / "r" / "train.yaml").read_text().endswith(" 99")
+    assert {path.name for path in tmp_path.iterdir()} == {"r", ".lock"}
+
+
+def test_the_same_again_leaves_what_another_may_be_reading(planned):
+    before = planned("--overlay", "demo").directory.stat()
+    assert planned("--overlay", "demo").directory.stat().st_ino == before.st_ino
