@@ -27,6 +27,9 @@ from train.stored import read_json
 
 FILES = ("model_name_or_path", "train_file", "validation_file", "dataset_name")
 REVISIONS = {"model_name_or_path": "model_revision", "dataset_name": "dataset_revision"}
+OVERLAY = (
+    "tunefleet.io/overlay"  # annotation of cluster.yaml; scripts/cluster, which has the name too, is not in the image
+)
 FIX = "give it another name (RUN= on the make line), or remove it: make delete-run ON=cluster"
 
 
@@ -44,8 +47,10 @@ def main() -> None:
     if problems:
         raise InputError(problems)
     os.environ["TUNEFLEET_IMAGE"] = place.image
-    placement = yaml.safe_load((config / "cluster.yaml").read_text())["spec"]
-    claim(place.directory, plan, values, FIX, runtime=place.runtime, placement=placement, artifacts=plan.artifacts)
+    whole = yaml.safe_load((config / "cluster.yaml").read_text())
+    overlay = whole.get("metadata", {}).get("annotations", {}).get(OVERLAY, "")
+    claim(place.directory, plan, values, FIX, runtime=place.runtime, placement=whole["spec"], artifacts=plan.artifacts,
+          overlay=overlay)  # fmt: skip
     print(f"run {place.directory}: {place.nodes} x {plan.layout.reason}", flush=True)
 
 

@@ -13,7 +13,7 @@ from scripts.cluster.jobs import Job, add_follow_options, cluster_of, find_runs,
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.names import RUN, RUNTIMES, STORE
 from scripts.cluster.pods import is_over
-from scripts.cluster.store_client import Store, is_complete, tell_refusal
+from scripts.cluster.store_client import Store, is_complete, overlay_of, tell_refusal
 from scripts.runs import arrow
 from scripts.s3.address import SCHEME
 from train.errors import InputError, problem, run_program
@@ -85,7 +85,7 @@ def list_runs(cluster: Cluster, overlay: str, as_json: bool) -> None:
         )
         records = []
     if overlay:
-        records = [record for record in records if record["name"].rpartition("-")[0] == overlay]
+        records = [record for record in records if overlay_of(record) == overlay]
     entries = joined(records, jobs)
     if as_json:
         print(json.dumps(entries, indent=1))

@@ -177,7 +177,7 @@ def materialise(plan: Plan, source: Path, kustomization: dict[str, Any], values:
     shutil.copytree(source, aside)
     if values is not None:
         (aside / "train.yaml").write_text(dump_recipe(values))
-    (aside / "cluster.yaml").write_text(dump_placement(plan.placement))
+    (aside / "cluster.yaml").write_text(dump_placement(plan.placement, plan.overlay))
     base = [str(Path("..", "..", "..", "kustomize", "base"))]
     components = [str(Path("..", "..", "..", "kustomize", "components", name)) for name in plan.components]
     own = kustomization | {

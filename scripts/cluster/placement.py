@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from scripts.cluster.names import OVERLAY
 from scripts.cluster.placement_rules import complaints
 from scripts.cluster.placement_words import Schema, at, dotted, explain, kinds
 from train.errors import InputError, problem
@@ -159,6 +160,9 @@ def value_of(path: list[str], text: str) -> Any:
     return text if "string" in kinds(spec) and not isinstance(value, (str, list, dict)) else value
 
 
-def dump_placement(spec: dict[str, Any]) -> str:
-    """The text of a whole cluster.yaml with this spec."""
-    return yaml.safe_dump(HEAD | {"spec": spec}, sort_keys=False, allow_unicode=True, width=120)
+def dump_placement(spec: dict[str, Any], overlay: str = "") -> str:
+    """The text of a whole cluster.yaml with this spec, and of which overlay it is, for the run's record."""
+    metadata = HEAD["metadata"]
+    if overlay:
+        metadata = metadata | {"annotations": metadata["annotations"] | {OVERLAY: overlay}}
+    return yaml.safe_dump(HEAD | {"metadata": metadata, "spec": spec}, sort_keys=False, allow_unicode=True, width=120)

@@ -16,7 +16,7 @@ from scripts.cluster.fetch_file import Copies, fetch, sound
 from scripts.cluster.jobs import add_follow_options, choose, cluster_of, find_runs, no_such_run
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.pods import is_running
-from scripts.cluster.store_client import Store, tell_refusal
+from scripts.cluster.store_client import Store, overlay_of, tell_refusal
 from train.errors import InputError, problem, run_program
 
 KINDS = {  # what a person asks for, and where in the run's directory that lies
@@ -50,7 +50,7 @@ def find_run(cluster: Cluster, arguments: argparse.Namespace, records: list[dict
         job = choose([job for job in find_runs(cluster, arguments.overlay) if job.name in names])
         if job:
             return names[job.name]
-        fits = [one for one in records if one["name"].rpartition("-")[0] == arguments.overlay or not arguments.overlay]
+        fits = [one for one in records if arguments.overlay in ("", overlay_of(one))]
         if fits:
             return max(fits, key=lambda one: one["changed"])
     raise no_such_run(arguments, list(names))

@@ -121,6 +121,11 @@ def is_complete(entry: dict) -> bool:
     return entry["record"].get("status") == "complete" or {"after.json", "report.html"} <= set(entry["has"])
 
 
+def overlay_of(entry: dict) -> str:
+    """The use case of a run that the store lists: as its record says, else what its name begins with."""
+    return entry["record"].get("overlay") or entry["name"].rpartition("-")[0] or entry["name"]
+
+
 def is_absent(refused: Refused) -> bool:
     """Whether it was not the store that answered, but nobody."""
     return "is not on the store" not in str(refused) and any(sign in str(refused) for sign in ABSENT)

@@ -17,7 +17,7 @@ from scripts.cluster.jobs import Job, add_follow_options, choose, cluster_of, fi
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.pods import endings, first_dead, is_over, is_stuck, last_lines
 from scripts.cluster.progress import Progress, read_event, replay, same, since_last_start, take
-from scripts.cluster.store_client import Store, is_complete, tell_refusal
+from scripts.cluster.store_client import Store, is_complete, overlay_of, tell_refusal
 from scripts.cluster.watch_view import View
 from train.errors import InputError, run_program
 
@@ -190,11 +190,6 @@ def final_loss(cluster: Cluster, run: str, progress: Progress) -> str:
     return f", validation loss {loss:.4f}" if loss is not None else ""
 
 
-def overlay_of(run: str) -> str:
-    """The use case in the name of a run that `make deploy` named."""
-    return run.rpartition("-")[0] or run
-
-
 def watch_store(cluster: Cluster, arguments: argparse.Namespace, view: View) -> int:
     """A run that the cluster holds no more: what the store tells of it."""
     try:
@@ -204,7 +199,7 @@ def watch_store(cluster: Cluster, arguments: argparse.Namespace, view: View) -> 
         print(f"{asked}: has no job on the cluster, and what the store knows cannot be told", file=sys.stderr)
         return tell_refusal(cluster, refused)
     fits = [one for one in records if arguments.run in ("", one["name"])]
-    fits = [one for one in fits if arguments.overlay in ("", overlay_of(one["name"]))]
+    fits = [one for one in fits if arguments.overlay in ("", overlay_of(one))]
     if not fits:
         raise no_such_run(arguments, [one["name"] for one in records])
     newest = max(fits, key=lambda one: one["changed"])

@@ -4,10 +4,11 @@
 """
 
 import argparse
+import json
 
 import pytest
 
-from scripts.cluster import cluster_runs, deploy, status, watch
+from scripts.cluster import cluster_runs, deploy, results, status, watch
 from scripts.cluster.kubectl import Cluster
 from scripts.cluster.progress import Progress
 from scripts.cluster.watch_view import View
@@ -69,3 +70,29 @@ def test_to_delete_a_run_in_a_bucket_takes_its_job_and_says_how_its_files_go(mon
     said = capsys.readouterr().out
     assert f"python -m scripts.s3.objects delete {PLACE}" in said and "deleted the job of r" in said
     assert asked == [("runs",)], "nothing of it is on the store"
+
+
+# ---- whose they are ----
+
+
+RECORDS = [
+    {"name": "mine", "record": {"overlay": "medical"}, "changed": 3, "has": []},
+    {"name": "medical-1a2b3c4d", "record": {}, "changed": 1, "has": []},
+    {"name": "medical-like", "record": {"overlay": "demo"}, "changed": 2, "has": []},
+    {"name": "medical", "record": {}, "changed": 0, "has": []},
+]
+
+
+@pytest.mark.parametrize(("overlay", "newest"), [("medical", "mine"), ("demo", "medical-like")])
+def test_a_run_with_a_name_of_its_own_is_found_by_its_overlay_when_its_job_is_gone(monkeypatch, overlay, newest):
+    monkeypatch.setattr(results, "find_runs", lambda *_, **__: [])
+    asked = argparse.Namespace(run="", overlay=overlay, namespace="finetune")
+    assert results.find_run(Cluster(), asked, RECORDS)["name"] == newest
+
+
+def test_the_runs_of_an_overlay_are_listed_by_what_their_records_say(monkeypatch, capsys):
+    monkeypatch.setattr(cluster_runs, "find_runs", lambda *_, **__: [])
+    monkeypatch.setattr(cluster_runs.Store, "ask", lambda *_: RECORDS)
+    cluster_runs.list_runs(Cluster(), "medical", as_json=True)
+    names = {entry["name"] for entry in json.loads(capsys.readouterr().out)}
+    assert names == {"mine", "medical-1a2b3c4d", "medical"}

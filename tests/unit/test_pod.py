@@ -13,8 +13,10 @@ import time
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from scripts import pod, pod_mpi, pod_peers, pod_training
+from scripts.cluster.placement import dump_placement
 from scripts.pod_place import read_place
 from scripts.pod_prepare import settle
 from tests.tiny import ROOT
@@ -287,7 +289,8 @@ def test_two_pods_train_one_run_and_the_first_merges_and_reports(tmp_path):
     recipe = (ROOT / "kustomize/overlays/demo/train.yaml").read_text()
     recipe = recipe.replace("num_train_epochs: 2", "max_steps: 2").replace("exact_match: true", "generate_samples: 0")
     (config / "train.yaml").write_text(recipe + "max_eval_samples: 4\nmax_train_samples: 64\n")
-    (config / "cluster.yaml").write_text((ROOT / "kustomize/overlays/demo/cluster.yaml").read_text())
+    spec = yaml.safe_load((ROOT / "kustomize/overlays/demo/cluster.yaml").read_text())["spec"]
+    (config / "cluster.yaml").write_text(dump_placement(spec, "demo"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -304,7 +307,7 @@ def test_two_pods_train_one_run_and_the_first_merges_and_reports(tmp_path):
     assert [one.returncode for one in pods] == [0, 0], leader + follower
     run = tmp_path / "runs" / "medical-1a2b3c4d"
     record = json.loads((run / "run.json").read_text())
-    assert record["status"] == "complete" and record["layout"]["processes"] == 2
+    assert record["status"] == "complete" and record["overlay"] == "demo" and record["layout"]["processes"] == 2
     assert (run / "merged" / "merge.json").exists() and (run / "report.html").exists()
     assert '"event": "step"' in leader and '"event": "step"' not in follower
     told = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import yaml
 
+from scripts import pod_prepare
 from scripts.cluster import overlay
-from scripts.cluster.names import STARTED_BY
+from scripts.cluster.names import OVERLAY, STARTED_BY
+from scripts.cluster.placement import read_placement
 
 
 @pytest.fixture
@@ -55,3 +57,10 @@ def test_two_makes_at_once_end_well_and_one_of_them_stays(tmp_path):
 def test_the_same_again_leaves_what_another_may_be_reading(planned):
     before = planned("--overlay", "demo").directory.stat()
     assert planned("--overlay", "demo").directory.stat().st_ino == before.st_ino
+
+
+def test_the_overlay_is_in_the_placement_for_the_runs_record(planned):
+    path = planned("--overlay", "demo", "--run", "mine").directory / "cluster.yaml"
+    assert yaml.safe_load(path.read_text())["metadata"]["annotations"][OVERLAY] == "demo"
+    assert pod_prepare.OVERLAY == OVERLAY
+    assert read_placement(path)[0]["run"] == "mine", "the schema takes it"
