@@ -10,7 +10,7 @@ from typing import Any
 from scripts.s3 import manifest as manifests
 from scripts.s3.address import Address
 from scripts.s3.manifest import Manifest
-from scripts.s3.mirror import OWNER, RESULTS, whole_steps
+from scripts.s3.mirror import LAST, OWNER, RESULTS, results_of, whole_steps
 from scripts.s3.objects import pull_files
 from scripts.s3.receive import Damaged
 from scripts.s3.trouble import patiently
@@ -133,25 +133,34 @@ def fetch_file(client: Any, address: Address, name: str, path: Path) -> None:
 def resume(client: Any, address: Address, run: Path) -> None:
     """Bring a run's files here, finished results, and the newest checkpoint that is whole.
 
-    Nothing where this volume has the run already: then it is ahead of the bucket.
+    Nothing where this volume has the run already: then it is ahead of the bucket. Its record comes last, so that a
+    start that was cut is one that never was.
     """
     there = manifests.listing(client, address)
     if (run / "run.json").exists() or "run.json" not in there:
         return
     for name in sorted(there):
-        if ("/" not in name and name not in (LOG, OWNER)) or name.startswith("tensorboard/"):
+        if ("/" not in name and name not in (LOG, OWNER, *LAST)) or name.startswith("tensorboard/"):
             fetch_file(client, address, name, run / name)
+    record = json.loads(manifests.read_text(client, address, "run.json") or "{}")
+    made = results_of(record)
+    whole_ones = {name for name in RESULTS if any(f"{name}/{one}" in there for one in manifests.NAMES)}
+    complete = record.get("status") == "complete" and {"after.json", "report.html"} <= set(there) and made <= whole_ones
+    wanted = ["data", "adapter"] if complete else list(RESULTS)
+    brought = [name for name in wanted if whole(client, address / name, run / name, keep_manifest=False)]
+    # Without these two a run is not done, and makes again what is missing.
+    ends = ["after.json", "report.html"] if complete else ["after.json"] if made <= set(brought) else []
+    if not {"adapter", "model"} & set(brought):
+        step = newest_checkpoint(client, address, run, whole_steps(there))
+        brought += [f"checkpoint {step}"] if step else []
+    for name in set(ends) & set(there):
+        fetch_file(client, address, name, run / name)
     if LOG in there:  # this pod has begun its own: it goes behind
         own = (run / LOG).read_bytes() if (run / LOG).exists() else b""
         fetch_file(client, address, LOG, run / LOG)
         with (run / LOG).open("ab") as file:
             file.write(own)
-    complete = {"after.json", "report.html"} <= set(there)
-    wanted = ["data", "adapter"] if complete else list(RESULTS)
-    brought = [name for name in wanted if whole(client, address / name, run / name, keep_manifest=False)]
-    if not {"adapter", "model"} & set(brought):
-        step = newest_checkpoint(client, address, run, whole_steps(there))
-        brought += [f"checkpoint {step}"] if step else []
+    fetch_file(client, address, "run.json", run / "run.json")
     print(f"from {address}: {', '.join(brought) or 'nothing that is finished'}", flush=True)
 
 
@@ -174,6 +183,8 @@ def whole(client: Any, address: Address, directory: Path, keep_manifest: bool = 
     found = manifests.in_bucket(client, address)
     if found is None:
         return False
+    if directory.is_dir() and not keep_manifest:  # a start before this one was cut behind it
+        return True
     try:
         with View(f"{address.prefix.rpartition('/')[2]}", found.size) as view:
             pull_files(client, address, found, directory, view.add, {"tell": view.say}, keep_manifest)

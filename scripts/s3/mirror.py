@@ -1,8 +1,9 @@
 """Keeps what a run makes in S3 while the run goes on, from a thread beside it.
 
 runs/<run>/owner.json                         the pod that writes here; one that finds another's name stops writing
-runs/<run>/run.json, log.jsonl, before.json … single files, each put whole
+runs/<run>/log.jsonl, before.json …           single files, each put whole
 runs/<run>/data/, adapter/, model/, merged/   each with tunefleet.json, last; put once the record says that it is done
+runs/<run>/after.json, report.html, run.json  put behind the results that they speak of: a run counts by them
 runs/<run>/checkpoints/checkpoint-N/          with manifest.json, last; an older one goes when a newer one is whole
 A server that is away stops nothing: what could not be put is put when it is back.
 """
@@ -25,7 +26,8 @@ from train.stored import read_json
 
 OWNER = "owner.json"
 RESULTS = {"data": "check-data", "adapter": "train", "model": "train", "merged": "merge"}  # directory: its stage
-STAGE_OF = {"before.json": "before", "after.json": "after"}  # files that stand for a finished stage
+STAGE_OF = {"before.json": "before", "after.json": "after", "report.html": "report"}  # each stands for its stage
+LAST = ("after.json", "report.html", "run.json")  # in this order: what makes a run count as done
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_WORDS = 30.0
 AT_ONCE = 2  # requests: the processors are the training's
@@ -110,17 +112,21 @@ class Mirror:
     # ---- one look ----
 
     def look(self, everything: bool) -> None:
-        """Put what is new: single files first, then finished results, then checkpoints; last, remove what is gone."""
+        """Put what is new: single files, finished results, the files that say so, checkpoints; then remove old ones."""
         self.check_owner()
-        stages = read_json(self.run / "run.json").get("stages", {})
-        for path in self.files():
-            name = str(path.relative_to(self.run))
-            if name not in STAGE_OF or STAGE_OF[name] in stages:
-                self.put_file(path, name, everything)
+        stages = self.stages()
+        files = {str(path.relative_to(self.run)): path for path in self.files()}
+        ripe = [name for name in files if name not in STAGE_OF or STAGE_OF[name] in stages]
+        for name in ripe:
+            if name not in LAST:
+                self.put_file(files[name], name, everything)
         for name, stage in RESULTS.items():
             if stage in stages and name not in self.done and (self.run / name).is_dir():
                 self.push(self.run / name, name)
                 self.done.add(name)
+        if self.stages() == stages:  # else they may speak of a result that came meanwhile: the next look puts it first
+            for name in (name for name in LAST if name in ripe):
+                self.put_file(files[name], name, everything)
         root = self.run / "checkpoints"
         for step in reversed(checkpoint.steps_of(root)):
             if step not in self.steps:
@@ -129,6 +135,10 @@ class Mirror:
         if here and max(here) in self.steps:
             for step in sorted(self.begun - here):
                 self.remove(step)
+
+    def stages(self) -> dict[str, Any]:
+        """The stages that the record says are done."""
+        return read_json(self.run / "run.json").get("stages", {})
 
     def files(self) -> list[Path]:
         """The run's single files."""
@@ -194,6 +204,14 @@ class Mirror:
         """How long one request is tried: for the length of a look, or until the end."""
         left = self.deadline - time.monotonic()
         return {"seconds": min(PATIENCE, max(left, 0.0)), "stopped": lambda: time.monotonic() > self.deadline}
+
+
+def results_of(record: dict[str, Any]) -> set[str]:
+    """The directories that a run makes, by its record."""
+    recipe = record.get("recipe", {})
+    if recipe.get("method") == "full":
+        return {"data", "model"}
+    return {"data", "adapter", *(["merged"] if recipe.get("merge") else [])}
 
 
 def whole_steps(there: dict[str, tuple[int, str]]) -> list[int]:

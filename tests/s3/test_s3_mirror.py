@@ -17,10 +17,12 @@ import pytest
 from scripts import pod_s3
 from scripts.pod_place import read_place
 from scripts.pod_training import Ended
+from scripts.runs import run_status
 from scripts.s3 import bring, manifest, mirror, objects, send
 from scripts.s3.address import parse
 from scripts.s3.client import connect
 from scripts.s3.mirror import Mirror, whole_steps
+from scripts.s3.trouble import S3Failed
 from train import checkpoint
 from train.errors import InputError
 from train.files import hash_file, write_json
@@ -237,6 +239,71 @@ def test_a_pod_that_has_nothing_gets_the_files_the_results_and_the_newest_checkp
     after = mirror_of(other, address, "pod-1")
     save(other, 8)
     assert after.finish(10) == "" and steps_in(address) == [2, 6, 8], "it is the run's own pod now"
+
+
+RESULTS = ("data", "adapter", "merged")
+
+
+@pytest.fixture
+def done(run) -> Path:
+    """The same run when all its stages are done, in a directory of its own."""
+    for name in RESULTS:
+        (run / name).mkdir()
+        (run / name / "weights").write_bytes(name.encode() * 1000)
+    for name in ("after.json", "report.html"):
+        (run / name).write_text("{}")
+    stages = {stage: {"seconds": 1} for stage in ("check-data", "train", "merge", "after", "report")}
+    record = {"name": "r", "status": "complete", "recipe": {"method": "lora", "merge": True}, "stages": stages}
+    write_json(run / "run.json", record)
+    return run
+
+
+def test_a_run_whose_merged_model_was_cut_on_its_way_is_not_complete_and_makes_it_again(
+    done, address, tmp_path, monkeypatch
+):
+    beside = Mirror(connect(), done, address, "pod-0")
+    sending = send.Sender.send
+
+    def cut(self, path, *words):
+        if path.parent.name == "merged":
+            raise S3Failed("the node is lost")
+        return sending(self, path, *words)
+
+    monkeypatch.setattr(send.Sender, "send", cut)
+    assert not beside.attempt(everything=True)
+    objects.put_text(connect(), address, "run.json", (done / "run.json").read_text(), {})  # as a mirror once did it
+    for name in ("after.json", "report.html"):
+        assert name not in manifest.listing(connect(), address), "it would say that all is there"
+        objects.put_text(connect(), address, name, "{}", {})
+    bring.resume(connect(), address, other := tmp_path / "other")
+    assert run_status(other) == "incomplete, has adapter" and (other / "run.json").exists()
+
+
+def test_a_run_that_is_complete_in_the_bucket_is_complete_for_the_next_pod_without_its_merged_model(
+    done, address, tmp_path
+):
+    assert mirror_of(done, address).finish(10) == ""
+    assert {f"{name}/{MANIFEST}" for name in RESULTS} <= set(manifest.listing(connect(), address))
+    bring.resume(connect(), address, other := tmp_path / "other")
+    assert run_status(other) == "complete" and not (other / "merged").exists()
+
+
+def test_a_start_that_was_cut_is_begun_again_and_the_log_stands_there_once(done, address, tmp_path, monkeypatch):
+    assert mirror_of(done, address).finish(10) == ""
+    fetching = bring.fetch_file
+
+    def cut(client, where, name, path):
+        if name == "report.html":
+            raise S3Failed("away")
+        fetching(client, where, name, path)
+
+    monkeypatch.setattr(bring, "fetch_file", cut)
+    other = tmp_path / "other"
+    with pytest.raises(S3Failed):
+        bring.resume(connect(), address, other)
+    monkeypatch.setattr(bring, "fetch_file", fetching)
+    bring.resume(connect(), address, other)
+    assert run_status(other) == "complete" and (other / "log.jsonl").read_text() == '{"event": "start"}\n'
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_one_without_manifest_is_none(run, address, server, tmp_path, capsys):
