@@ -10,6 +10,7 @@ begun, arrived, busy, failed (worth another try), refused (not worth one).
 import fcntl
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,11 +29,13 @@ from huggingface_hub.utils import build_hf_headers, disable_progress_bars, loggi
 
 from scripts.fetch.messages import AGAIN, Asked, FetchFailed, endpoint, explain, host, passes
 from scripts.fetch.session import Busy, client, token
+from scripts.transfer_view import amount
 from train.errors import InputError, run_program
 
 PARTIAL = ".partial"  # in `incoming`: what has not wholly arrived
 FAST = ".xet"  # the fast path writes in no order, so what a kill left of it is of no use
 FILES_AT_ONCE = 4
+SIGNED = re.compile(r"\?\S+|\(…\)\S+")
 
 telling = threading.Lock()
 stop = threading.Event()
@@ -74,8 +77,15 @@ def attempt(order: SimpleNamespace, file: SimpleNamespace) -> None:
         stop.set()
         tell("refused", message=str(failure))
     except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
+        if refused_by_storage(error):  # its address was signed for a while; the next pass asks the hub for a fresh one
+            answer = error.response
+            where, status = urlsplit(str(answer.url)).hostname, answer.status_code
+            tell(
+                "failed", file=file.name, message=f"{where} answers with status {status}; its address may have expired"
+            )
+            return
         if passes(error) or isinstance(error, RuntimeError):  # the fast path raises RuntimeError for all that happens
-            tell("failed", file=file.name, message=f"{type(error).__name__}: {str(error)[:300]}")
+            tell("failed", file=file.name, message=f"{type(error).__name__}: {in_short(error)}")
             return
         stop.set()
         verdict = explain(error, asked, bool(token()))
@@ -83,6 +93,18 @@ def attempt(order: SimpleNamespace, file: SimpleNamespace) -> None:
             tell("refused", problems=verdict.problems)
         else:
             tell("refused", message=str(verdict))
+
+
+def refused_by_storage(error: Exception) -> bool:
+    """Whether not the hub said no, but the host that it sent us to for the bytes."""
+    if not isinstance(error, HfHubHTTPError):
+        return False
+    return 400 <= error.response.status_code < 500 and origin(str(error.response.url)) != origin(endpoint())
+
+
+def in_short(error: Exception) -> str:
+    """What an error says, without what an address is signed with: a query, or the end of one."""
+    return SIGNED.sub("…", str(error))[:300]
 
 
 def bring(order: SimpleNamespace, file: SimpleNamespace, asked: Asked) -> None:
@@ -105,8 +127,10 @@ def bring(order: SimpleNamespace, file: SimpleNamespace, asked: Asked) -> None:
     else:
         if origin(metadata.location) != origin(url):
             headers.pop("authorization", None)  # a storage host must not see the token
+        check_plain(file, begun, asked)
+        words = {"headers": headers, "expected_size": file.size, "displayed_filename": file.name}
         with partial.open("ab", buffering=0) as target:
-            http_get(metadata.location, target, resume_size=begun, headers=headers, expected_size=file.size)
+            http_get(metadata.location, target, resume_size=begun, **words)
     final = order.incoming / file.name
     final.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(final)
@@ -123,6 +147,17 @@ def check(metadata: HfFileMetadata, order: SimpleNamespace, file: SimpleNamespac
         )
     if metadata.size not in (None, file.size):
         raise FetchFailed(f"{asked}: {host()} lists {file.name} with {file.size} bytes and has {metadata.size}")
+
+
+def check_plain(file: SimpleNamespace, begun: int, asked: Asked) -> None:
+    """The library refuses to begin very large files by the plain path. Raises FetchFailed where this is one."""
+    if begun or file.size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
+        return
+    largest = amount(constants.MAX_HTTP_DOWNLOAD_SIZE)
+    raise FetchFailed(
+        f"{asked}: {file.name} has {amount(file.size)}, and the plain path brings {largest} at most; unset "
+        f"HF_HUB_DISABLE_XET, and let the fast path through to the hub's xet servers; then {AGAIN}"
+    )
 
 
 def fast_path_is_here() -> bool:

@@ -3,9 +3,13 @@
 .venv/bin/python -m pytest tests/hub/test_hub_fetch.py
 """
 
+from types import SimpleNamespace
+
 import pytest
 
+from scripts.fetch import transfer, watchdog
 from scripts.fetch.hub import fetch
+from scripts.fetch.messages import Asked, FetchFailed
 from tests.hub.cases import (
     add_files,
     add_model,
@@ -204,6 +208,42 @@ def test_a_redirect_to_another_host_is_followed_without_the_token(hub, tmp_path,
         assert {authorization for _, _, _, authorization in storage.log} == {""}
     assert {authorization for _, _, path, authorization in hub.log if "resolve" in path} == {f"Bearer {TOKEN}"}
     assert_same(published(store), source)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_an_address_of_the_storage_host_that_has_expired_is_asked_for_anew(
+    hub, tmp_path, store, source, fetched, status
+):
+    with serve(tmp_path / "hub") as storage:
+        hub.storage = storage.endpoint
+        storage.faults.append(Fault("answer", f"storage/*{weights(2)}", status=status))
+        assert f"127.0.0.1 answers with status {status}; its address may have expired" in fetched()
+    assert_same(published(store), source)
+    assert hub.asked["HEAD", f"o/m/resolve/{published(store).name}/{weights(2)}"] == 2
+
+
+def test_a_storage_host_that_never_gives_a_file_ends_with_a_word_and_not_as_bad_input(
+    hub, tmp_path, store, refused, monkeypatch
+):
+    monkeypatch.setattr(watchdog, "TRIES", 2)
+    monkeypatch.setattr(watchdog.time, "sleep", lambda seconds: None)
+    with serve(tmp_path / "hub") as storage:
+        hub.storage = storage.endpoint
+        storage.faults.append(Fault("answer", f"storage/*{weights(2)}", status=403, times=99))
+        said = refused()
+    assert "not a byte in 2 tries" in said and "status 403" in said
+
+
+def test_a_file_that_is_too_large_for_the_plain_path_says_what_to_do(hub, store, monkeypatch):
+    monkeypatch.setattr(transfer.constants, "MAX_HTTP_DOWNLOAD_SIZE", 100_000)
+    with pytest.raises(FetchFailed, match=r"o/m: big has 200 kB, and the plain path brings 100 kB at most"):
+        transfer.check_plain(SimpleNamespace(name="big", size=200_000), 0, Asked("model", "o/m", None))
+    transfer.check_plain(SimpleNamespace(name="big", size=200_000), 1, Asked("model", "o/m", None))
+
+
+def test_what_is_told_of_an_error_holds_no_signature():
+    error = OSError("file (…)kkkSignature=abc of https://h/f?X-Sig=abc was cut")
+    assert transfer.in_short(error) == "file … of https://h/f… was cut"
 
 
 # ---- several at once ----
