@@ -10,12 +10,13 @@ from scripts.publish.objections import Objection, objection
 from scripts.publish.targets import PublishFailed
 from scripts.s3 import manifest as manifests
 from scripts.s3.address import parse
-from scripts.s3.objects import in_place, push, reached
+from scripts.s3.objects import delete_objects, in_place, push, put_text, reached
 from scripts.s3.trouble import S3Failed
 from train import stored
 from train.errors import InputError, problem
 
 FIX = "give another prefix"
+MARK = ".publishing.json"  # lies there first, and goes last: what is there was put by a publication, which may be cut
 
 
 def look(place: str, contents: Contents) -> tuple[bool, list[Objection]]:
@@ -33,7 +34,7 @@ def look(place: str, contents: Contents) -> tuple[bool, list[Objection]]:
     if not found:
         return False, []
     if there is None or there.name != stored.MANIFEST:
-        if found.keys() <= contents.files.keys():  # what a publication left that was cut: it goes on
+        if MARK in found:  # what a publication left that was cut: it goes on
             return False, []
         what = f"is not empty, and no publication lies there ({', '.join(sorted(found)[:3])}, …)"
         raise InputError(problem("TO", place, what, FIX))
@@ -41,7 +42,7 @@ def look(place: str, contents: Contents) -> tuple[bool, list[Objection]]:
     if "published" not in content:
         raise InputError(problem("TO", place, f"holds a {content.get('kind')}, no publication", FIX))
     if there.files == contents.files:  # push sends again what is missing or of another size
-        return all(in_place(there, name, found) for name in there.files), []
+        return MARK not in found and all(in_place(there, name, found) for name in there.files), []
     what = f"holds another publication, {content.get('name')} {content.get('revision')}"
     return False, [objection("replace", f"TO: {place}", what, FIX)]
 
@@ -59,7 +60,11 @@ def put(place: str, contents: Contents, run: Path) -> str:
             else:
                 link(source, path)
         (staged / stored.MANIFEST).write_bytes(contents.manifest_bytes())
+        address = parse(place)
+        client = reached(address)
+        put_text(client, address, MARK, json.dumps({"revision": contents.revision}), {})
         push(staged, place)
+        delete_objects(client, address, [MARK], {})
     except S3Failed as failed:
         raise PublishFailed(str(failed)) from None
     finally:

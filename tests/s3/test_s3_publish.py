@@ -60,6 +60,16 @@ def test_objects_of_others_are_never_replaced(run, bucket):
     assert objects(f"{bucket}/tiny") == {"thesis.tex"}
 
 
+def test_a_model_of_somebody_else_with_the_same_names_is_never_overwritten(run, bucket):
+    foreign = {"config.json": b"{}", "model.safetensors": b"somebody's weights"}
+    for name, body in foreign.items():
+        connect().put_object(Bucket=parse(bucket).bucket, Key=f"tiny/{name}", Body=body)
+    with pytest.raises(InputError, match=r"no publication lies there \(config.json, model.safetensors"):
+        give(run, f"{bucket}/tiny", "", "replace")
+    address = parse(f"{bucket}/tiny")
+    assert {name: manifests.read_text(connect(), address, name).encode() for name in foreign} == foreign
+
+
 def test_what_a_cut_publication_left_is_gone_on_with(run, bucket, monkeypatch):
     push = to_s3.push
 
@@ -74,7 +84,7 @@ def test_what_a_cut_publication_left_is_gone_on_with(run, bucket, monkeypatch):
     assert stored.MANIFEST not in objects(f"{bucket}/tiny")
     monkeypatch.setattr(to_s3, "push", push)
     assert give(run, f"{bucket}/tiny") == 0
-    assert stored.MANIFEST in objects(f"{bucket}/tiny")
+    assert stored.MANIFEST in objects(f"{bucket}/tiny") and to_s3.MARK not in objects(f"{bucket}/tiny")
 
 
 def test_a_bucket_that_is_not_there_is_the_users(run, server):
