@@ -93,7 +93,7 @@ def fetch(client: Any, store: Address, found: dict[str, tuple[str, Manifest | in
         total = what if isinstance(what, int) else what.size
         with View(name, total) as view:
             if isinstance(what, int):
-                fetch_file(client, store, path, root / path)
+                fetch_file(client, store, path, root / path, what)
                 view.add(total)
                 continue
             pull_files(client, store / path, what, root / path, view.add, {"tell": view.say})
@@ -104,18 +104,26 @@ def fetch(client: Any, store: Address, found: dict[str, tuple[str, Manifest | in
         print(f"{name}: {root / path}, every sha256 verified", flush=True)
 
 
-def fetch_file(client: Any, address: Address, name: str, path: Path) -> None:
-    """A single object, whole or not at all; its MD5 is compared where its ETag is one."""
+def fetch_file(client: Any, address: Address, name: str, path: Path, size: int | None = None) -> None:
+    """A single object, whole or not at all; compared with its listed size, if given, and its MD5 where its ETag is one.
+
+    Raises Damaged where it is another.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
 
     def once() -> None:
         answer = client.get_object(Bucket=address.bucket, Key=address.key(name))
-        digest = hashlib.md5(usedforsecurity=False)
+        digest, read = hashlib.md5(usedforsecurity=False), 0
         with temporary.open("wb") as file:
             for block in answer["Body"].iter_chunks(1 << 20):
                 file.write(block)
                 digest.update(block)
+                read += len(block)
+        if size not in (None, read):
+            raise Damaged(
+                problem(address / name, "", f"came with {read} bytes, not {size}", "start again; or put it again")
+            )
         etag = answer["ETag"].strip('"')
         encrypted = answer.get("ServerSideEncryption", "").startswith("aws:kms")
         if re.fullmatch("[0-9a-f]{32}", etag) and not encrypted and etag != digest.hexdigest():

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from urllib3.exceptions import HTTPError
+
 from scripts.s3 import manifest as manifests
 from scripts.s3.address import Address
-from scripts.s3.objects import delete_objects, push_files, put_text
-from scripts.s3.trouble import S3Failed, patiently
+from scripts.s3.objects import delete_objects, push_files, put_bytes, put_text
+from scripts.s3.trouble import REFUSED, S3Failed, patiently
 from train import checkpoint
 from train.errors import InputError
 from train.events import tell
@@ -82,30 +84,35 @@ class Mirror:
 
     def keep_looking(self) -> None:
         """Look every now and then, until it is over."""
-        while not self.over.wait(SECONDS_BETWEEN_LOOKS):
-            self.attempt()
+        try:
+            while not self.over.wait(SECONDS_BETWEEN_LOOKS):
+                self.attempt()
+        finally:
+            if not self.over.is_set():  # by an error of the program's own, which Python prints
+                self.say("the mirror has ended by an error of its own, which stands in the log; the end tries again")
 
     def attempt(self, everything: bool = False) -> bool:
         """One look; whether it went well. What is in the way is told when it begins, now and then, and when it ends."""
         try:
             self.look(everything)
-        except (InputError, S3Failed, TakenOver) as error:
-            self.say(str(error).splitlines()[0])
-            return False
-        except FileNotFoundError:  # a checkpoint was rotated away while it was read: the next look sees what is left
+        except (InputError, S3Failed, TakenOver, OSError, HTTPError, *REFUSED) as error:
+            # What is gone may be a checkpoint that was rotated away while it was read: once that is not worth a word.
+            rotated = isinstance(error, FileNotFoundError) and not self.trouble
+            self.say((str(error) or type(error).__name__).splitlines()[0], aloud=not rotated)
             return False
         if self.trouble:
-            tell("mirror", state="goes on", seconds=round(time.monotonic() - self.since, 1))
+            if self.told:
+                tell("mirror", state="goes on", seconds=round(time.monotonic() - self.since, 1))
             self.trouble = ""
         return True
 
-    def say(self, reason: str) -> None:
-        """Tell of trouble."""
+    def say(self, reason: str, aloud: bool = True) -> None:
+        """Note trouble, and tell of it."""
         now = time.monotonic()
         if not self.trouble:
             self.since, self.told = now, 0.0
         self.trouble = reason
-        if now - self.told > SECONDS_BETWEEN_WORDS:
+        if aloud and (not self.told or now - self.told > SECONDS_BETWEEN_WORDS):
             self.told = now
             tell("mirror", state="waiting", reason=reason, seconds=round(now - self.since, 1))
 
@@ -154,8 +161,7 @@ class Mirror:
         fresh = time.monotonic() - self.when.get(name, -SECONDS_BETWEEN_LARGE) < SECONDS_BETWEEN_LARGE
         if not everything and now.st_size > LARGE and fresh:
             return
-        words = {"Bucket": self.address.bucket, "Key": self.address.key(name), "Body": path.read_bytes()}
-        patiently(lambda: self.client.put_object(**words), self.address / name, **self.patience())
+        put_bytes(self.client, self.address, name, path.read_bytes(), self.patience())
         self.put[name], self.when[name] = stamp, time.monotonic()
 
     def push_checkpoint(self, path: Path, step: int) -> None:

@@ -9,6 +9,7 @@ Credentials, endpoint and region come from the environment: scripts/s3/client.py
 """
 
 import argparse
+import base64
 import json
 import shutil
 import sys
@@ -24,7 +25,7 @@ from scripts.s3.client import connect
 from scripts.s3.look import check, show
 from scripts.s3.manifest import Manifest
 from scripts.s3.receive import Receiver, bytes_here
-from scripts.s3.send import Sender
+from scripts.s3.send import Sender, md5, read
 from scripts.s3.trouble import S3Failed, patiently
 from scripts.transfer_view import View, amount
 from train.errors import InputError, problem, run_program
@@ -63,7 +64,7 @@ def push_files(
     """The work of push; returns the bytes that were sent. `before_last` is called when only the manifest is missing."""
     there = manifests.listing(client, address, **patience)
     old = manifests.in_bucket(client, address, **patience) if set(manifests.NAMES) & set(there) else None
-    if old and own.text and old.files == own.files and all(in_place(old, name, there) for name in old.files):
+    if old and all(in_place(old, name, there) for name in old.files) and same(old, own, directory, there):
         add(own.size)
         return 0
     if old:
@@ -74,19 +75,29 @@ def push_files(
             for name, entry in own.files.items()
         }
         try:
-            read = {name: job.result() for name, job in jobs.items()}
+            sent = {name: job.result() for name, job in jobs.items()}
         except BaseException:
             files.shutdown(wait=False, cancel_futures=True)
             raise
     if old:
         delete_objects(client, address, sorted(set(old.files) - set(own.files)), patience)
     if own.text is None:
-        listed = {name: {"size": one.size, "sha256": one.sha256} for name, one in read.items()}
+        listed = {name: {"size": one.size, "sha256": one.sha256} for name, one in sent.items()}
         head = {"kind": "directory", "made": datetime.now(UTC).isoformat(timespec="seconds")}
         own = replace(own, files=listed, text=json.dumps(head | {"files": listed}, indent=1, ensure_ascii=False) + "\n")
     before_last()
     put_text(client, address, own.name, own.text, patience)
     return sender.fresh
+
+
+def same(old: Manifest, own: Manifest, directory: Path, there: dict[str, tuple[int, str]]) -> bool:
+    """Whether a directory is what a manifest says; one without a manifest of its own is read for that."""
+    if own.text:
+        return own.files == old.files
+    if own.files.keys() != old.files.keys():
+        return False
+    found = ((name, read(directory / name)) for name in old.files)
+    return all(one.sha256 == old.files[name]["sha256"] and there[name] == (one.size, one.etag) for name, one in found)
 
 
 def in_place(old: Manifest, name: str, there: dict[str, tuple[int, str]]) -> bool:
@@ -181,7 +192,13 @@ def delete_objects(client: Any, address: Address, names: list[str], patience: di
 
 def put_text(client: Any, address: Address, name: str, text: str, patience: dict[str, Any]) -> None:
     """A small object."""
-    words = {"Bucket": address.bucket, "Key": address.key(name), "Body": text.encode()}
+    put_bytes(client, address, name, text.encode(), patience)
+
+
+def put_bytes(client: Any, address: Address, name: str, body: bytes, patience: dict[str, Any]) -> None:
+    """An object in one request, with its MD5, which the server checks."""
+    check = base64.b64encode(md5(body)).decode()
+    words = {"Bucket": address.bucket, "Key": address.key(name), "Body": body, "ContentMD5": check}
     patiently(lambda: client.put_object(**words), address / name, **patience)
 
 

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
+from urllib3.exceptions import HTTPError
 
 from scripts import pod_s3
 from scripts.pod_place import read_place
@@ -217,6 +219,76 @@ def test_a_pod_whose_run_was_taken_over_puts_no_more_checkpoints(run, address, q
     second.over.set()
 
 
+def mirror_events(capsys) -> list[dict]:
+    """What the mirror has told."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if '"mirror"' in line]
+    return [json.loads(line.partition(" ")[2]) for line in lines]
+
+
+@pytest.mark.parametrize("error", [PermissionError("no right"), FileNotFoundError("gone"), HTTPError("cut"),
+                                   EndpointConnectionError(endpoint_url="x")])  # fmt: skip
+def test_whatever_fails_is_told_and_the_mirror_goes_on(run, address, quick, monkeypatch, capsys, error):
+    monkeypatch.setenv("TUNEFLEET_EVENTS", "-")
+    looking, failures = Mirror.look, [error] * 3
+
+    def look(self, everything):
+        if failures:
+            raise failures.pop()
+        looking(self, everything)
+
+    monkeypatch.setattr(Mirror, "look", look)
+    beside = mirror_of(run, address)
+    until(lambda: beside.put)
+    assert beside.finish(5) == ""
+    told = mirror_events(capsys)
+    assert [one["state"] for one in told] == ["waiting", "goes on"] and str(error) in told[0]["reason"]
+
+
+@pytest.mark.parametrize("error", [PermissionError("no right"), FileNotFoundError("gone")])
+def test_the_end_says_what_failed_to_the_last(run, address, quick, monkeypatch, error):
+    def look(self, everything):
+        raise error
+
+    monkeypatch.setattr(Mirror, "look", look)
+    assert mirror_of(run, address).finish(0.3) == str(error)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_mirror_that_ends_by_an_error_of_its_own_says_so_at_once_and_the_end_puts_all(
+    run, address, quick, monkeypatch, capsys
+):
+    monkeypatch.setenv("TUNEFLEET_EVENTS", "-")
+    looking, failures = Mirror.look, [KeyError("a mistake of ours")]
+
+    def look(self, everything):
+        if failures:
+            raise failures.pop()
+        looking(self, everything)
+
+    monkeypatch.setattr(Mirror, "look", look)
+    beside = mirror_of(run, address)
+    until(lambda: beside.trouble)
+    assert "ended by an error of its own" in mirror_events(capsys)[0]["reason"]
+    save(run, 2)
+    assert beside.finish(10) == "" and steps_in(address) == [2]
+
+
+def test_a_checkpoint_that_is_rotated_away_while_it_is_read_is_not_worth_a_word(
+    run, address, quick, monkeypatch, capsys
+):
+    monkeypatch.setenv("TUNEFLEET_EVENTS", "-")
+    looking, failures = Mirror.look, [FileNotFoundError("checkpoint-2/weights")]
+
+    def look(self, everything):
+        if failures:
+            raise failures.pop()
+        looking(self, everything)
+
+    monkeypatch.setattr(Mirror, "look", look)
+    assert mirror_of(run, address).finish(10) == "" and not failures
+    assert mirror_events(capsys) == []
+
+
 # ---- going on ----
 
 
@@ -279,13 +351,23 @@ def test_a_run_whose_merged_model_was_cut_on_its_way_is_not_complete_and_makes_i
     assert run_status(other) == "incomplete, has adapter" and (other / "run.json").exists()
 
 
+def stamps(server, address) -> dict[str, int]:
+    """When each object of the run was put, as the server's disk says."""
+    root = server.data / address.bucket / address.prefix
+    return {str(path.relative_to(root)): path.stat().st_ino for path in root.rglob("*") if path.is_file()}
+
+
 def test_a_run_that_is_complete_in_the_bucket_is_complete_for_the_next_pod_without_its_merged_model(
-    done, address, tmp_path
+    done, address, server, tmp_path
 ):
     assert mirror_of(done, address).finish(10) == ""
     assert {f"{name}/{MANIFEST}" for name in RESULTS} <= set(manifest.listing(connect(), address))
     bring.resume(connect(), address, other := tmp_path / "other")
     assert run_status(other) == "complete" and not (other / "merged").exists()
+    before = stamps(server, address)
+    assert mirror_of(other, address, "pod-1").finish(10) == ""
+    after = stamps(server, address)
+    assert [name for name in before if name.count("/") and before[name] != after[name]] == [], "whole all the while"
 
 
 def test_a_start_that_was_cut_is_begun_again_and_the_log_stands_there_once(done, address, tmp_path, monkeypatch):
@@ -370,6 +452,12 @@ def test_all_that_is_not_in_the_bucket_is_told_at_once(store, tmp_path):
     told = str(caught.value)
     assert f"model_name_or_path: org/name at revision v3 is not under {store}" in told
     assert f"dataset_name: org/rows is not under {store}" in told and "fix: put it there" in told
+
+
+def test_rows_of_another_size_than_was_listed_are_refused(store, tmp_path):
+    with pytest.raises(InputError, match=r"rows.jsonl: came with 9 bytes, not 10"):
+        bring.fetch_file(connect(), store, "datasets/rows.jsonl", tmp_path / "rows.jsonl", 10)
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 # ---- the pod around it ----

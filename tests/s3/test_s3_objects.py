@@ -126,7 +126,17 @@ def test_what_is_there_is_not_sent_again(bucket, directory, calls):
     objects.push(directory, f"{bucket}/m")
     calls.clear()
     objects.push(directory, f"{bucket}/m")
-    assert calls["PutObject"] == 1, "the manifest alone"
+    assert calls["PutObject"] == calls["DeleteObject"] == 0, "and it stays whole all the while"
+    (directory / "config.json").write_text('{"model_type": "LLAMA"}')
+    objects.push(directory, f"{bucket}/m")
+    assert calls["PutObject"] == 2, "what has changed, and the manifest"
+
+
+def test_every_put_has_its_md5(bucket, directory, calls, monkeypatch):
+    objects.push(directory, f"{bucket}/m")
+    monkeypatch.setattr(objects, "md5", lambda body: bytes(16))
+    with pytest.raises((InputError, S3Failed), match=r"Digest|Content-MD5|Content-Md5"):
+        objects.put_text(connect(), parse(f"{bucket}/m"), "note", "text", {"seconds": 0.0})
 
 
 def test_a_push_of_other_content_replaces_all_of_it(bucket, directory, tmp_path):
