@@ -30,12 +30,15 @@ def main() -> int:
     check(given, revision, arguments)
     try:
         if arguments.store.startswith("s3://"):
-            from scripts.fetch.into_s3 import STAGING, fetch_into_bucket, send  # not in the image: a pod has a store
+            from scripts.fetch import into_s3  # not in the image: a pod has a store
 
             if is_file(given) or "://" in given:
-                send("dataset", bring(given, revision, arguments.sha256, STAGING), None, arguments.store)
+                name = from_url.file_name(given) if "://" in given else Path(given).name
+                with into_s3.alone("dataset", Path(name).stem):
+                    directory = bring(given, revision, arguments.sha256, into_s3.STAGING)
+                    into_s3.send("dataset", directory, None, arguments.store)
             else:
-                fetch_into_bucket("dataset", given, revision or None, arguments.store, hub.fetch)
+                into_s3.fetch_into_bucket("dataset", given, revision or None, arguments.store, hub.fetch)
         else:
             bring(given, revision, arguments.sha256, Path(arguments.store).absolute())
     except FetchFailed as failed:

@@ -10,6 +10,7 @@ from pathlib import Path
 from scripts.deliver_parcel import from_store
 from scripts.deliver_s3 import deliver_to_s3
 from scripts.fetch import ask
+from scripts.fetch.hub import Patience, check_beforehand
 from scripts.fetch.messages import Asked, FetchFailed
 from scripts.s3.address import parse
 from scripts.s3.objects import exists, reached
@@ -24,13 +25,28 @@ def fetch_into_bucket(kind: str, name: str, revision: str | None, url: str, fetc
 
     Raises InputError for what the user gave, FetchFailed where hub or bucket stay away.
     """
+    asked = Asked(kind, name, revision)
+    check_beforehand(asked, STAGING)
     with told():
         reached(parse(url))  # a bucket that cannot be used is told before the first byte
-        artifact = stored.Artifact(kind, name, ask.resolve(Asked(kind, name, revision)).commit)
-        if exists(f"{url.rstrip('/')}/{artifact.path}"):
-            print(f"{artifact} is there: {url.rstrip('/')}/{artifact.path}")
-            return
-    send(kind, fetch(kind, name, revision, STAGING), revision, url)
+    with alone(kind, name):
+        with told():
+            artifact = stored.Artifact(kind, name, ask.resolve(asked).commit)
+            if exists(f"{url.rstrip('/')}/{artifact.path}"):
+                print(f"{artifact} is there: {url.rstrip('/')}/{artifact.path}")
+                return
+        send(kind, fetch(kind, name, revision, STAGING), revision, url)
+
+
+@contextlib.contextmanager
+def alone(kind: str, name: str):
+    """Be the only one on this machine who brings this into a bucket, from the first byte to the last.
+
+    Not the lock of the fetch, which is its own: between the two somebody else would send the same, and remove it.
+    """
+    artifact = stored.Artifact(kind, name, "into-s3")
+    with stored.lock(artifact, STAGING, Patience(artifact)):
+        yield
 
 
 def send(kind: str, directory: Path, revision: str | None, url: str) -> None:

@@ -11,14 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from scripts.s3.address import Address
-from scripts.s3.trouble import patiently
+from scripts.s3.trouble import S3Failed, patiently
 from train.errors import InputError, problem
 
 MULTIPART = 64 << 20  # bytes from which a file goes in parts
 PART = 16 << 20
 MOST_PARTS = 9000  # S3 takes 10,000
 BLOCK = 1 << 20
+GONE = ("NoSuchUpload", "InvalidPart")  # the second where parts went with it
+UPLOADS = 3  # of one file, where each is ended by somebody else
+
+
+class UploadGone(Exception):
+    """Somebody has completed this upload, or given it up."""
 
 
 @dataclass(frozen=True)
@@ -117,25 +125,49 @@ class Sender:
         self.sent(found.size)
 
     def put_parts(self, path: Path, address: Address, name: str, found: Read) -> None:
-        """A large file in parts, several at a time; what an interrupted upload brought there is kept."""
+        """A large file in parts; where somebody else has ended the upload meanwhile, it is begun anew."""
+        for _ in range(UPLOADS):
+            counted: list[int] = []
+            try:
+                return self.upload(path, address, name, found, counted)
+            except UploadGone:  # by another push of the same, or by a try before this one whose answer was lost
+                if self.there(address, name) == (found.size, found.etag):  # its size alone may be an older one's
+                    return None
+                self.add(-sum(counted))
+        raise S3Failed(f"{address / name}: somebody else has ended its upload {UPLOADS} times")
+
+    def upload(self, path: Path, address: Address, name: str, found: Read, counted: list[int]) -> None:
+        """One upload, several parts at a time; what an interrupted one brought there is kept. Raises UploadGone."""
         where = {"Bucket": address.bucket, "Key": address.key(name)}
         asked = partial(patiently, where=address / name, **self.patience)
         upload, have = asked(lambda: self.find_upload(where, found))
         if upload is None:
             upload = asked(lambda: self.client.create_multipart_upload(**where)["UploadId"])
         numbers = range(1, len(found.parts) + 1)
-        work = partial(self.put_part, path, where | {"UploadId": upload}, address / name, found, have)
+        work = partial(self.put_part, path, where | {"UploadId": upload}, address / name, found, have, counted)
         etags = list(self.pool.map(work, numbers))
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in zip(numbers, etags, strict=True)]
+        words = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
+        answer = asked(lambda: self.of_upload(self.client.complete_multipart_upload, **where, **words))
+        # Some servers (Versity) say yes to an upload that is gone where any object of that name lies.
+        if self.there(address, name) != (found.size, answer["ETag"].strip('"')):
+            raise UploadGone
 
-        def complete() -> None:
-            try:
-                self.client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
-            except self.client.exceptions.NoSuchUpload:  # a try before this one did it, and its answer was lost
-                if self.client.head_object(**where)["ContentLength"] != found.size:
-                    raise
+    def there(self, address: Address, name: str) -> tuple[int, str] | None:
+        """Size and ETag of an object, None where there is none."""
+        asked = {"Bucket": address.bucket, "Prefix": address.key(name)}
+        found = patiently(lambda: self.client.list_objects_v2(**asked), address / name, **self.patience)
+        listed = {one["Key"]: (one["Size"], one["ETag"].strip('"')) for one in found.get("Contents", [])}
+        return listed.get(address.key(name))
 
-        asked(complete)
+    def of_upload(self, call: Callable, **words: Any) -> Any:
+        """The answer to a request about an upload. Raises UploadGone where there is no such upload any more."""
+        try:
+            return call(**words)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in GONE:
+                raise UploadGone from None
+            raise
 
     def find_upload(self, where: dict[str, str], found: Read) -> tuple[str | None, dict[int, str]]:
         """An upload of this key that was cut, and the parts of it that are this file's: number -> ETag."""
@@ -149,7 +181,7 @@ class Sender:
         """The parts that are there and hold this file's bytes, by their MD5."""
         asked = dict(upload)
         while True:
-            answer = self.client.list_parts(**asked)
+            answer = self.of_upload(self.client.list_parts, **asked)
             for part in answer.get("Parts", []):
                 number, etag = part["PartNumber"], part["ETag"].strip('"')
                 if number <= len(found.parts) and etag == found.parts[number - 1].hex():
@@ -159,20 +191,24 @@ class Sender:
             asked["PartNumberMarker"] = answer["NextPartNumberMarker"]
 
     def put_part(
-        self, path: Path, upload: dict[str, str], where: object, found: Read, have: dict[int, str], number: int
-    ) -> str:
+        self, path: Path, upload: dict[str, str], where: object, found: Read, have: dict[int, str],
+        counted: list[int], number: int,
+    ) -> str:  # fmt: skip
         """One part; returns its ETag."""
         step = part_size(found.size)
         size = min(step, found.size - (number - 1) * step)
         if number in have:
             self.add(size)
+            counted.append(size)
             return have[number]
         with path.open("rb") as file:
             data = os.pread(file.fileno(), size, (number - 1) * step)
         check = base64.b64encode(found.parts[number - 1]).decode()
         words = {"PartNumber": number, "Body": data, "ContentMD5": check}
-        answer = patiently(lambda: self.client.upload_part(**upload, **words), where, **self.patience)
+        put = partial(self.of_upload, self.client.upload_part, **upload, **words)
+        answer = patiently(put, where, **self.patience)
         self.sent(size)
+        counted.append(size)
         return answer["ETag"]
 
     def sent(self, size: int) -> None:

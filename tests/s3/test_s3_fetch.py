@@ -1,6 +1,8 @@
 """`make fetch-model STORE=s3://…`: from a hub of the tests' own into a real S3 server's bucket."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +11,7 @@ from scripts.s3 import manifest as manifests
 from scripts.s3.address import parse
 from scripts.s3.client import connect
 from scripts.s3.objects import pull
-from tests.hub.cases import add_model
+from tests.hub.cases import ROOT, add_model, weights
 from tests.hub.server import serve
 from train import stored
 from train.errors import InputError
@@ -46,6 +48,23 @@ def test_what_is_in_the_bucket_is_not_fetched_again(hub, bucket, keys, capsys):
     assert fetch(f"{bucket}/team", keys) == 0
     assert hub.total() == before
     assert "is there: s3://" in capsys.readouterr().out
+
+
+def test_two_at_once_fetch_and_send_it_once_and_both_succeed(hub, bucket, tmp_path, capfd):
+    words = "import sys; from pathlib import Path; from scripts.fetch import into_s3, model; "
+    words += f"into_s3.STAGING = Path({str(tmp_path / 'fetched')!r}); sys.exit(model.main())"
+    command = [sys.executable, "-c", words, "--model", "o/m", "--store", f"{bucket}/team"]
+    assert [one.wait(120) for one in [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]] == [0, 0, 0]
+    out = capfd.readouterr().out
+    assert out.count("is there: s3://") == 2 and out.count("lies at s3://") == 1, out
+    assert all(hub.sent[weights(number)] == 200_000 for number in (1, 2, 3))
+
+
+def test_a_name_that_is_none_is_told_before_anything_is_asked(hub, bucket, keys):
+    keys.setattr("sys.argv", ["model", "--model", "o--m/x", "--store", f"{bucket}/team"])
+    with pytest.raises(InputError, match="is no name of a hub"):
+        model.main()
+    assert not hub.log
 
 
 def test_a_bucket_that_is_not_there_is_told_before_the_first_byte(hub, server, keys):
