@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.deliver_parcel import Parcel
@@ -10,6 +11,8 @@ from scripts.s3.address import parse
 from scripts.s3.objects import push, put_text, reached
 from train import stored
 from train.files import write_json
+
+LOCKS = Path(__file__).resolve().parents[1] / "build" / "delivered"
 
 
 def deliver_to_s3(parcel: Parcel, url: str) -> None:
@@ -26,8 +29,9 @@ def deliver_to_s3(parcel: Parcel, url: str) -> None:
         write_json(directory / stored.MANIFEST, parcel.manifest)
         push(directory, str(home / revision))
     client = reached(home)
-    known = json.loads(manifests.read_text(client, home, stored.REFS) or "{}")
-    wanted = known | {name: revision for name in parcel.references if name != revision}
-    if wanted != known:
-        put_text(client, home, stored.REFS, json.dumps(wanted, indent=1) + "\n", {})
+    with stored.lock(replace(parcel.artifact, revision="refs"), LOCKS):  # S3 has none: it serves for this machine alone
+        known = json.loads(manifests.read_text(client, home, stored.REFS) or "{}")
+        wanted = known | {name: revision for name in parcel.references if name != revision}
+        if wanted != known:
+            put_text(client, home, stored.REFS, json.dumps(wanted, indent=1) + "\n", {})
     print(f"lies at {home / revision}")

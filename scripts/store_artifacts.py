@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from train.files import write_json
@@ -125,7 +126,7 @@ def half_fetched(store: Path) -> list[dict]:
     found = []
     for directory, kind in KINDS.items():
         for path in sorted((store / directory / INCOMING).glob("*@*")):
-            if not path.is_dir() or path.suffix == ".replaced":
+            if not path.is_dir():
                 continue
             name, _, revision = path.name.partition("@")
             sizes = [allocated(one) for one in path.rglob("*") if one.is_file() and not one.is_symlink()]
@@ -216,8 +217,9 @@ def take_away(store: Path, path: Path) -> int:
             remove(path)
         home = path.parent
         if (home / REFS).exists():
-            kept = {name: commit for name, commit in read_json(home / REFS).items() if commit != entry["revision"]}
-            write_json(home / REFS, kept) if kept else (home / REFS).unlink()
+            with lock(replace(artifact, revision="refs"), store):  # another revision may be noted at the same time
+                kept = {name: commit for name, commit in read_json(home / REFS).items() if commit != entry["revision"]}
+                write_json(home / REFS, kept) if kept else (home / REFS).unlink(missing_ok=True)
     top = store / DIRECTORIES[entry["kind"]]
     while home not in (top, top / INCOMING) and not any(home.iterdir()):
         home.rmdir()

@@ -147,15 +147,13 @@ def publish(artifact: Artifact, store: Path, files: dict[str, dict[str, Any]], f
     write_json(incoming / MANIFEST, manifest(artifact, files, facts))
     sync(incoming)
     final.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(f"{incoming}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)  # left by a kill between these two renames
     if final.exists():  # without a manifest, or damaged: what takes its place is verified
-        aside = Path(f"{incoming}.replaced")
-        shutil.rmtree(aside, ignore_errors=True)
         final.rename(aside)
-        incoming.rename(final)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        incoming.rename(final)
+    incoming.rename(final)
     sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
     return final
 
 

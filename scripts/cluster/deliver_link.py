@@ -51,7 +51,14 @@ class Link:
         """Take what the far end says; None at its end."""
         for line in self.process.stdout:
             self.heard = time.monotonic()
-            message = json.loads(line)
+            try:
+                message = json.loads(line)
+            except ValueError:  # nothing that follows can be trusted, and each side would wait for the other
+                self.said.append(
+                    f"error: the store says what is no message: {line.decode(errors='replace').strip()[:200]}"
+                )
+                self.process.kill()
+                break
             if "landed" in message:
                 self.landed(message["landed"])
             else:

@@ -99,7 +99,9 @@ def unproven(run: Path, parts: dict[str, Any], tell: Tell) -> list[Objection]:
         if path.is_file() and entry_of(path, tell) != {"size": entry["size"], "sha256": entry["sha256"]}:
             wrong.append(f"it was made with another {adapter.name}/{name}")
     recorded = (parts["record"].get("base_model") or {}).get("files")
-    if recorded and proof.get("base", {}).get("files") != recorded:
+    if not recorded:
+        wrong.append("the run's record does not say which base it was trained on")
+    elif proof.get("base", {}).get("files") != recorded:
         wrong.append("it is about another base than the run was trained on")
     if not wrong:
         return []

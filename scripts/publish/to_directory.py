@@ -1,5 +1,6 @@
 """A publication into a directory: written aside, hashed as it is written, renamed into its place."""
 
+import glob
 import hashlib
 import os
 import shutil
@@ -58,8 +59,12 @@ def put(place: str, contents: Contents) -> str:
     if free < contents.size:
         what = f"{amount(contents.size)} are needed and {amount(free)} are free"
         raise InputError(problem(path.parent, "", what, "free space there, or give another TO"))
-    aside, old = path.with_name(f".{path.name}.publishing.tmp"), path.with_name(f".{path.name}.replaced.tmp")
-    for leftover in (aside, old):
+    own = f"{os.uname().nodename}-{os.getpid()}"  # two runs may be published to one place at once
+    aside, old = (
+        path.with_name(f".{path.name}.publishing-{own}.tmp"),
+        path.with_name(f".{path.name}.replaced-{own}.tmp"),
+    )
+    for leftover in leftovers(path):
         shutil.rmtree(leftover, ignore_errors=True)
     aside.mkdir()
     try:
@@ -78,6 +83,19 @@ def put(place: str, contents: Contents) -> str:
     sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
     return str(path)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What publications to this place left on this machine when they were killed."""
+    left = []
+    for one in path.parent.glob(f".{glob.escape(path.name)}.*-{os.uname().nodename}-*.tmp"):
+        try:
+            os.kill(int(one.name.removesuffix(".tmp").rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            left.append(one)
+        except (ValueError, PermissionError):  # none of ours, or somebody's who works
+            continue
+    return left
 
 
 def write(source: Path | bytes, target: Path, wanted: str, view: View) -> None:

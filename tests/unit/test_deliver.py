@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from scripts.cluster import store_client
+from scripts.cluster.deliver_link import Link
+from scripts.cluster.kubectl import Cluster, Refused
 from train import stored
 from train.files import hash_file, write_json
 
@@ -243,6 +245,16 @@ def test_without_a_pod_at_the_store_it_says_what_makes_one(fake, here, words):
     (fake / "absent").write_text(words)
     said = deliver(fake, here, "--model", "owner/tiny", code=2)
     assert "no pod answers for the store" in said and "make cluster-setup" in said
+
+
+def test_a_far_end_that_says_what_is_no_message_ends_the_connection(fake, monkeypatch):
+    program = fake.parent / "bin" / "kubectl"
+    program.write_text("#!/bin/sh\necho 'sh: warning'\nexec cat > /dev/null\n")
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(Refused, match="says what is no message: sh: warning"):  # while it is begun, or afterwards
+        link = Link(Cluster("", "team"), lambda count: None)
+        assert link.messages.get(timeout=30) is None
+        raise link.gone()
 
 
 def test_a_directory_that_is_no_model_is_refused(fake, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -48,6 +49,8 @@ CASES = {
                                "it holds no checks"),
     "a proof of another base": (lambda run: change(run / "merged" / "merge.json", base={"files": {}}), "proof",
                                 "it is about another base than the run was trained on"),
+    "a record that names no base": (lambda run: change(run / "run.json", base_model={"name": "base"}), "proof licence",
+                                    "the run's record does not say which base it was trained on"),
     "another adapter than was merged": (lambda run: spoil(run / "adapter" / "adapter_model.safetensors"), "proof",
                                         "it was made with another adapter/adapter_model.safetensors"),
     "changed weights": (lambda run: spoil(run / "merged" / "model.safetensors"), "changed",
@@ -221,11 +224,16 @@ def test_the_cluster_is_no_place_to_publish_from(run, monkeypatch):
 
 
 def test_what_a_killed_publication_left_is_cleared_away(run, tmp_path):
-    left = tmp_path / ".out.publishing.tmp"
-    left.mkdir()
-    (left / "half.safetensors").write_text("half")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = os.uname().nodename
+    left, others = (tmp_path / f".out.publishing-{host}-{pid}.tmp" for pid in (ended.pid, os.getppid()))
+    for one in (left, others):
+        one.mkdir()
+        (one / "half.safetensors").write_text("half")
     assert give(run, tmp_path / "out") == 0
     assert not (tmp_path / "out" / "half.safetensors").exists() and not left.exists()
+    assert others.exists(), "somebody publishes to the same place now"
 
 
 def test_a_file_that_changes_while_it_is_published_is_noticed_and_nothing_appears(run, tmp_path, monkeypatch):

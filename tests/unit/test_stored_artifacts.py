@@ -22,6 +22,7 @@ from scripts.fetch.choose import Choice, File
 from tests.stores import FIRST, SECOND, put
 from train import stored
 from train.errors import InputError
+from train.files import hash_file
 from train.in_store import describe, wrong_sizes
 
 WEIGHTS = bytes(range(256)) * 20_000  # 5 MB
@@ -201,6 +202,22 @@ def test_a_half_fetched_model_that_nobody_fetches_may_go(place, world, monkeypat
     (incoming / "part").write_bytes(WEIGHTS)
     assert ask(place, monkeypatch, *remove("--name", "org/half")) == 0
     assert not incoming.exists()
+
+
+def test_what_a_kill_left_of_a_replaced_model_is_listed_and_goes_with_the_next_publication(
+    place, world, monkeypatch, capsys
+):
+    artifact = stored.Artifact("model", "org/half", FIRST)
+    incoming = artifact.incoming(world / "store")
+    aside = Path(f"{incoming}.replaced")
+    for one in (incoming, aside):
+        one.mkdir(parents=True)
+        (one / "part").write_bytes(WEIGHTS)
+    ask(place, monkeypatch, "list")
+    assert capsys.readouterr().out.count("half fetched by nobody now") == 2
+    files = {"part": {"size": len(WEIGHTS), "sha256": hash_file(incoming / "part")}}
+    stored.publish(artifact, world / "store", files, {})
+    assert not aside.exists()
 
 
 def test_an_unfinished_run_keeps_its_model_whatever_is_said(place, world, monkeypatch):
