@@ -12,12 +12,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from scripts.cluster.fetch_follow import Follower
 from scripts.cluster.fetch_job import ENDPOINT, Wish, begin, job_of, stop
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.names import NAMESPACE
-from scripts.fetch.from_url import check_url
+from scripts.fetch.from_url import check_url, shown
 from scripts.run import find_overlay
 from train.errors import InputError, problem, run_program
 from train.recipe import read_yaml
@@ -80,6 +81,11 @@ def wish_of(kind: str, arguments: argparse.Namespace) -> Wish:
             fix = "DATA=owner/name for another data set; make deliver DATA=file brings rows of this machine there"
             raise InputError(problem(where, key, "the recipe names none, so there is nothing to fetch", fix))
     problems = check_url(given, arguments.sha256.lower()) if "://" in given else []
+    if "://" in given and urlsplit(given).query:
+        fix = "make fetch-data DATA='…' SHA256=… brings it to this machine, make deliver DATA=NAME from here to there"
+        problems.append(
+            problem(where, shown(given), "has a query, maybe a signature, which would stand in the job", fix)
+        )
     if "@" in os.environ.get(ENDPOINT, ""):
         fix = "give the address alone; a token is the Secret hub-token's"
         problems.append(problem(ENDPOINT, "", "holds a user or password, which would stand in the job", fix))

@@ -52,7 +52,10 @@ class Interrupted(Exception):
 
 def shown(url: str) -> str:
     """The URL for people and for the manifest, without what may be a secret: a password, a query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no URL; what stands before the last @ may be a password all the same
+        return url.partition("?")[0].rpartition("@")[2]
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
@@ -63,9 +66,14 @@ def file_name(url: str) -> str:
 
 def check_url(url: str, sha256: str) -> list[str]:
     """Everything that is wrong with a URL and its checksum; an empty list for nothing."""
-    if re.search(r"[\s\x00-\x1f]|://[^/]*[\[\]]", url):
-        return [problem("DATA", url, "is no URL", "write spaces in it as %20")]
-    parts, problems = urlsplit(url), []
+    if re.search(r"[\s\x00-\x1f]", url):
+        return [problem("DATA", shown(url), "is no URL", "write spaces in it as %20")]
+    try:
+        parts, problems = urlsplit(url), []
+        parts.port  # noqa: B018 (raises ValueError where it is none)
+    except ValueError as error:
+        fix = "write https://host/path/rows.jsonl, a port as :8443, an IPv6 address in brackets"
+        return [problem("DATA", shown(url), f"is no URL ({error})", fix)]
     if parts.username or parts.password:
         fix = "take it out, fetch the file by other means, and give it: DATA=file"
         problems.append(problem("DATA", shown(url), "holds a user or password, which would end in logs", fix))
@@ -120,8 +128,10 @@ def fetch_url(url: str, sha256: str, store: Path) -> Path:
             return there
         file = artifact.incoming(store) / file_name(url)
         file.parent.mkdir(exist_ok=True)
-        resumed = transfer(url, file, store)
-        found = hash_file(file)
+        resumed, found = False, hash_file(file) if file.is_file() else ""
+        if found != sha256:  # else it was killed between its last byte and its publication
+            resumed = transfer(url, file, store)
+            found = hash_file(file)
         if found != sha256 and resumed:
             print("what came in pieces does not fit the checksum; once more from the start", flush=True)
             file.unlink()

@@ -5,6 +5,7 @@ write. A new repository is private: who may see it is decided on the hub.
 """
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from scripts.fetch.from_url import shown
 from scripts.publish.contents import Contents
 from scripts.publish.objections import Objection, objection
 from scripts.publish.targets import PublishFailed
@@ -36,9 +38,9 @@ def check(repository: str) -> list[str]:
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             return [problem("environment", "HF_TOKEN", "is refused by the hub: wrong, expired or withdrawn", TOKEN)]
-        raise PublishFailed(f"{constants.ENDPOINT}: {in_short(error)}") from None
+        raise PublishFailed(f"{shown(constants.ENDPOINT)}: {in_short(error)}") from None
     except httpx2.HTTPError as error:
-        raise PublishFailed(f"{constants.ENDPOINT} is not reached: {in_short(error)}") from None
+        raise PublishFailed(f"{shown(constants.ENDPOINT)} is not reached: {in_short(error)}") from None
     role = ((who.get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
         return [problem("environment", "HF_TOKEN", "may only read, and publishing needs the right to WRITE", TOKEN)]
@@ -70,7 +72,7 @@ def put(repository: str, contents: Contents, message: str) -> str:
     wrong = [name for name in wanted if there.get(name) != wanted[name]]
     if wrong:
         raise PublishFailed(f"hub:{repository}: after commit {commit} these files differ there: {', '.join(wrong)}")
-    return f"hub:{repository}, revision {commit}: {constants.ENDPOINT}/{repository}"
+    return f"hub:{repository}, revision {commit}: {shown(constants.ENDPOINT)}/{repository}"
 
 
 def send(repository: str, contents: Contents, message: str) -> str:
@@ -80,6 +82,11 @@ def send(repository: str, contents: Contents, message: str) -> str:
     parent = api.repo_info(repository).sha
     sources = contents.sources | {stored.MANIFEST: contents.manifest_bytes()}
     operations: list[Any] = [CommitOperationAdd(name, source) for name, source in sources.items()]
+    for one in operations:  # they were read for this just now, and long before for the card and the manifest
+        known = contents.files.get(one.path_in_repo)
+        if known and one.upload_info.sha256.hex() != known["sha256"]:
+            fix = "publish again when nothing writes there"
+            raise InputError(problem(sources[one.path_in_repo], "", "changed while it was published", fix))
     old = files_there(repository, parent).keys() - sources.keys() - KEPT
     operations += [CommitOperationDelete(name) for name in sorted(old)]
     # The parent makes the hub refuse where somebody else committed meanwhile.
@@ -136,7 +143,7 @@ def guarded(repository: str, work: Any, *arguments: Any) -> Any:
 
 
 def in_short(error: Exception) -> str:
-    """The first line of an error that says something, without the links of the client."""
+    """The first line of an error that says something, without the client's links, and without a password in one."""
     message = getattr(error, "server_message", None) or str(error.__cause__ or error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return re.sub(r"//[^/@\s]+@", "//", lines[0]) if lines else type(error).__name__

@@ -246,6 +246,11 @@ def test_a_fetch_is_stopped_and_what_came_stays(world):
             {},
             ("holds a user or password",),
         ),
+        (
+            ("data", "--data", "https://host/rows.jsonl?Signature=secret@", "--sha256", "0" * 64),
+            {},
+            ("DATA: https://host/rows.jsonl: has a query", "make deliver DATA=NAME"),
+        ),
         (MODEL, {"HF_ENDPOINT": "https://me:secret@mirror"}, ("HF_ENDPOINT: holds a user or password",)),
         ((*MODEL, "--with", "porxy"), {}, ("WITH: porxy: is no component",)),
         ((*MODEL, "--with", "proxy"), {}, ("proxy: is missing, and component proxy uses it",)),

@@ -61,6 +61,19 @@ def test_a_url_becomes_a_data_set_named_by_its_file_and_its_hash(server, store):
     assert server.sent == len(ROWS), "it was there already"
 
 
+def test_an_address_of_ipv6_is_a_url():
+    assert from_url.check_url("https://[2001:db8::1]:8443/rows.jsonl", HASH) == []
+    assert from_url.check_url("http://[::1]/rows.jsonl", HASH) == []
+
+
+def test_what_was_killed_between_its_last_byte_and_its_publication_is_not_fetched_again(server, store):
+    incoming = stored.Artifact("dataset", "rows", REVISION).incoming(store)
+    incoming.mkdir(parents=True)
+    (incoming / "rows.jsonl").write_bytes(ROWS)
+    assert is_published(from_url.fetch_url(f"{server.address}/rows.jsonl", HASH, store), store)
+    assert server.asked == []
+
+
 def test_thirty_random_cuts_end_with_the_right_bytes_and_none_sent_twice(server, store):
     draw = random.Random(1)
     server.cuts = [draw.randrange(1, len(ROWS) // 31) for _ in range(30)]
@@ -217,6 +230,9 @@ BAD = {
     "a URL of no rows": (["https://host.invalid/rows.zip", "--sha256", HASH], "ends in .zip"),
     "a URL without a file": (["https://host.invalid/", "--sha256", HASH], "ends in nothing"),
     "a space in a URL": (["https://host.invalid/a b.json", "--sha256", HASH], "is no URL"),
+    "a password in no URL": (["https://me:secret@[host/rows.jsonl", "--sha256", HASH], "[host/rows.jsonl: is no URL"),
+    "a password and a space": (["https://me:secret@host/a b.json", "--sha256", HASH], "host/a b.json: is no URL"),
+    "a port that is none": (["https://host:x/rows.jsonl", "--sha256", HASH], "is no URL"),
     "a revision of a URL": ([URL, "--sha256", HASH, "--revision", "main"], "has no revisions"),
     "a checksum of the hub's": (["owner/name", "--sha256", HASH], "comes from the hub"),
     "an absent file": (["absent.jsonl"], "there is no such file"),

@@ -126,6 +126,27 @@ def test_a_file_that_ends_up_there_with_other_bytes_is_noticed(hub, run):
         give(run, TARGET)
 
 
+def test_a_file_that_changes_while_it_is_published_is_noticed_before_the_commit(hub, run, monkeypatch):
+    put = to_hub.put
+
+    def meanwhile(*words):
+        (run / "merged" / "model.safetensors").write_text("MERGED weights")
+        return put(*words)
+
+    monkeypatch.setattr(to_hub, "put", meanwhile)
+    assert "model.safetensors: changed while it was published" in refusal(run)
+    assert commits(hub) == 0
+
+
+def test_a_password_in_the_hubs_address_is_not_printed(hub, run, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(PublishFailed, match=r"^http://127\.0\.0\.1:9 is not reached") as caught:
+        give(run, TARGET)
+    assert "secret" not in str(caught.value)
+    error = OSError("Client error '500' for url 'https://me:secret@host/x'")
+    assert to_hub.in_short(error) == "Client error '500' for url 'https://host/x'"
+
+
 def test_a_hub_that_is_not_there_is_named(hub, run, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(PublishFailed, match=r"http://127\.0\.0\.1:9 is not reached"):
