@@ -108,8 +108,10 @@ def lock(artifact: Artifact, store: Path, wait: Callable[[str], None] = lambda h
     """
     path = Path(f"{artifact.incoming(store)}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o664)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        with contextlib.suppress(PermissionError):  # somebody else's; a store may be shared, and umask took the others'
+            os.fchmod(descriptor, 0o666)
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from scripts.fetch import one_file
 from scripts.fetch.hub import Patience, check_room
+from scripts.fetch.messages import store_watched
 from scripts.transfer_view import View
 from train import stored
 from train.data_files import unreadable
@@ -14,6 +15,7 @@ from train.files import hash_file
 BLOCK = 1 << 20
 
 
+@store_watched()
 def copy_file(given: Path, sha256: str, store: Path) -> Path:
     """Publish the file; `sha256` is empty, or what its hash must be. Returns the data set's directory.
 

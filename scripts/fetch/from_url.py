@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from scripts.fetch import one_file
 from scripts.fetch.hub import Patience, check_room
-from scripts.fetch.messages import AGAIN, FULL, FetchFailed
+from scripts.fetch.messages import AGAIN, FetchFailed, store_watched
 from scripts.fetch.session import BUSY, seconds_asked
 from scripts.transfer_view import View, amount
 from train import stored
@@ -116,6 +116,7 @@ class SafeRedirect(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, file, code, message, headers, url)
 
 
+@store_watched()
 def fetch_url(url: str, sha256: str, store: Path) -> Path:
     """Publish the file at the URL, whose hash is `sha256`; returns the data set's directory.
 
@@ -197,10 +198,6 @@ def bring(url: str, file: Path, store: Path, view: View) -> None:
         raise unreachable(error.reason, url) from None
     except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         raise Interrupted(f"the connection broke off: {error or type(error).__name__}") from None
-    except OSError as error:
-        if error.errno in FULL:
-            raise FetchFailed(f"the store is full; make room (make models lists what is there), then {AGAIN}") from None
-        raise
 
 
 def receive(answer: http.client.HTTPResponse, target, view: View, total: int | None, store: Path) -> None:

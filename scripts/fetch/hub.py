@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from scripts.fetch import ask
 from scripts.fetch.choose import INDEX, Choice, choose_dataset, choose_model
 from scripts.fetch.follow import Growing
-from scripts.fetch.messages import Asked, FetchFailed, endpoint, host, shown_endpoint
+from scripts.fetch.messages import Asked, FetchFailed, endpoint, host, shown_endpoint, store_watched
 from scripts.fetch.watchdog import STALL, Order, ready, transfer
 from scripts.transfer_view import amount, clock
 from train import stored
@@ -29,6 +29,7 @@ ROOM_TO_SPARE = 64 << 20  # bytes that must stay free
 VARIABLES = {"model": "MODEL", "dataset": "DATA"}
 
 
+@store_watched()
 def fetch(kind: str, name: str, revision: str | None, store: Path, stall: float = STALL) -> Path:
     """Bring a model or a data set ("model", "dataset") into the store, if it is not there; returns its directory.
 

@@ -1,10 +1,12 @@
 """What goes wrong between a hub and a store, said so that a person knows what to do; a token is never part of it."""
 
+import contextlib
 import errno
 import json
 import os
 import socket
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -23,8 +25,9 @@ from train.errors import InputError, problem
 THE_HUB = "https://huggingface.co"
 AGAIN = "the same command goes on where this one stopped"
 LOGIN = "put a token into HF_TOKEN, or log in once: .venv/bin/hf auth login"
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
+BROKEN = (errno.EIO, errno.ESTALE)
 
 
 class FetchFailed(Exception):
@@ -81,14 +84,35 @@ def explain(error: Exception, asked: Asked, with_token: bool) -> InputError | Fe
         return explain_answer(error, asked, with_token)
     if isinstance(error, httpx2.HTTPError):
         return FetchFailed(f"{host()} cannot be reached: {error or type(error).__name__}; {AGAIN}")
-    if isinstance(error, OSError) and error.errno in FULL:
-        return FetchFailed(f"the store is full: {error}; make room (make models lists what is there), then {AGAIN}")
-    if isinstance(error, OSError) and error.errno in NOT_OURS:
-        return FetchFailed(f"the store cannot be written to: {error}")
+    if isinstance(error, OSError) and (said := of_store(error)):
+        return said
     if isinstance(error, json.JSONDecodeError | KeyError | TypeError):
         fix = "HF_ENDPOINT names the hub's root, without a path; a proxy or a login page may stand between"
         return InputError(problem("HF_ENDPOINT", shown_endpoint(), "does not answer like a hub", fix))
     return FetchFailed(f"{asked}: {error or type(error).__name__}; {AGAIN}")
+
+
+def of_store(error: OSError) -> FetchFailed | None:
+    """What it means that the store does not take or give bytes; None for what is not the store's trouble."""
+    if error.errno in FULL:
+        return FetchFailed(f"the store is full: {error}; make room (make models lists what is there), then {AGAIN}")
+    if error.errno in NOT_OURS:
+        fix = "have who owns that give you the right to write there (chmod g+rw), or give another STORE="
+        return FetchFailed(f"the store cannot be written to: {error}; {fix}")
+    if error.errno in BROKEN:
+        return FetchFailed(f"the store's disk fails: {error}; have it looked at (dmesg), or give another STORE=")
+    return None
+
+
+@contextlib.contextmanager
+def store_watched() -> Iterator[None]:
+    """The store's own trouble in one message, whatever in the block meets it. Raises FetchFailed."""
+    try:
+        yield
+    except OSError as error:
+        if said := of_store(error):
+            raise said from None
+        raise
 
 
 def explain_answer(error: HfHubHTTPError, asked: Asked, with_token: bool) -> InputError | FetchFailed:

@@ -3,13 +3,16 @@
 .venv/bin/python -m pytest tests/hub/test_hub_refusals.py
 """
 
+import errno
 import os
+import resource
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -130,6 +133,55 @@ def test_a_token_without_the_right_to_read(hub, refused, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", GOOD)
     hub.faults.append(Fault("answer", "*model.safetensors", status=403, method="HEAD"))
     assert "forbids it to this token" in refused()
+
+
+@pytest.mark.parametrize(("number", "words"), [
+    (errno.ENOSPC, "the store is full: "), (errno.EDQUOT, "the store is full: "), (errno.EIO, "the store's disk fails"),
+    (errno.EACCES, "the store cannot be written to: "),
+])  # fmt: skip
+def test_a_store_that_fails_while_a_model_is_published_is_one_message_with_a_fix(
+    hub, refused, store, monkeypatch, number, words
+):
+    def fail(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(stored, "sync", fail)
+    said = refused()
+    assert words in said and ".incoming" in said
+    assert stored.published(store) == []
+
+
+def test_a_disk_that_fills_while_the_bytes_come_ends_the_fetch_and_the_same_goes_on(hub, refused, store):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        assert "the store is full: " in refused()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    before = hub.total()
+    fetch("model", "o/m", None, store)
+    assert hub.total() - before < 200_000, "what had come stayed"
+
+
+def test_a_lock_file_serves_a_second_user_and_one_that_does_not_is_named(hub, refused, store, monkeypatch):
+    artifact = stored.Artifact("model", "o/m", "c")
+    before = os.umask(0o077)
+    try:
+        with stored.lock(artifact, store):
+            path = Path(f"{artifact.incoming(store)}.lock")
+            assert path.stat().st_mode & 0o777 == 0o666
+    finally:
+        os.umask(before)
+    opening = os.open
+
+    def refuse(path, *words, **more):
+        if str(path).endswith(".lock"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opening(path, *words, **more)
+
+    monkeypatch.setattr(stored.os, "open", refuse)
+    said = refused()
+    assert ".lock'" in said and "chmod" in said
 
 
 def test_no_space_is_known_before_the_first_byte(hub, refused, monkeypatch):
