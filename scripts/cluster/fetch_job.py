@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from scripts.chain import ROOT
+from scripts.cluster.bucket import COMPONENT, named_store
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.names import STARTED_BY
 from scripts.cluster.overlay import BUILD, built_image, choose_components, find_overlay
@@ -52,13 +53,13 @@ class Wish:
     def line(self) -> str:
         """The make line that asks for it."""
         told = {WORDS[self.kind]: self.name, "REVISION": self.revision, "SHA256": self.sha256}
-        return f"make fetch-{self.kind} ON=cluster " + " ".join(
-            f"{key}={value}" for key, value in told.items() if value
-        )
+        words = " ".join(f"{key}={value}" for key, value in told.items() if value)
+        return f"make fetch-{self.kind} ON=cluster {words}"
 
 
 def begin(cluster: Cluster, wish: Wish, arguments: argparse.Namespace) -> bool:
     """Make its job, if none runs; whether it was made. Raises InputError where the namespace is not ready for it."""
+    check_reads(wish, arguments)
     found = job_of(cluster, wish)
     if found and not is_over(found):
         return False
@@ -89,6 +90,24 @@ def is_over(job: dict) -> bool:
     """Whether a job has ended, well or not."""
     said = {one["type"] for one in job.get("status", {}).get("conditions", []) if one["status"] == "True"}
     return bool(said & {"Complete", "Failed"}) or "deletionTimestamp" in job["metadata"]
+
+
+def check_reads(wish: Wish, arguments: argparse.Namespace) -> None:
+    """Raises InputError where the run would read from a bucket, and not from the store that the job fetches into."""
+    source = find_overlay(arguments.overlay)
+    problems: list[str] = []
+    listed = yaml.safe_load((source / "kustomization.yaml").read_text())["components"]
+    components = choose_components(listed, arguments, problems)
+    placement = apply_places(read_placement(source / "cluster.yaml")[0], arguments.place)
+    named = named_store()
+    if named or COMPONENT in components:
+        url = (named or placement.get("s3") or {}).get("url", "s3://bucket/prefix")
+        by = f"STORE={url}" if named else f"overlay {arguments.overlay} has its models and data in {url}"
+        fix = f"{wish.line.replace('ON=cluster ', '')} STORE={url}, with your keys in the environment (docs/s3.md)"
+        what = f"fetches into the namespace's store, where no run looks: {by}"
+        problems.append(problem("ON", "cluster", what, fix))
+    if problems:
+        raise InputError(problems)
 
 
 def check_claim(cluster: Cluster) -> None:

@@ -252,6 +252,16 @@ def test_a_fetch_is_stopped_and_what_came_stays(world):
             ("DATA: https://host/rows.jsonl: has a query", "make deliver DATA=NAME"),
         ),
         (MODEL, {"HF_ENDPOINT": "https://me:secret@mirror"}, ("HF_ENDPOINT: holds a user or password",)),
+        (
+            (*MODEL, "--overlay", "argilla", "--place", "s3.url=s3://b/p"),
+            {},
+            ("ON: cluster: fetches into", "in s3://b/p", "make fetch-model MODEL=owner/model STORE=s3://b/p"),
+        ),
+        (
+            ("data", "--data", "o/d", "--revision", "v1"),
+            {"STORE": "s3://b/p"},
+            ("where no run looks: STORE=s3://b/p", "make fetch-data DATA=o/d REVISION=v1 STORE=s3://b/p"),
+        ),
         ((*MODEL, "--with", "porxy"), {}, ("WITH: porxy: is no component",)),
         ((*MODEL, "--with", "proxy"), {}, ("proxy: is missing, and component proxy uses it",)),
     ],
