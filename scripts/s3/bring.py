@@ -27,6 +27,7 @@ NAMES = {  # key of a recipe: kind, and the key of its revision
     "validation_file": ("", ""),
 }
 LOG = "log.jsonl"
+Found = dict[tuple[str, str], tuple[str, Manifest | int]]  # a model and a data set may have one name
 
 
 # ---- model and rows ----
@@ -58,10 +59,8 @@ def size_of(client: Any, store: Address, name: str) -> int | None:
     return next((one["Size"] for one in found if one["Key"] == store.key(name)), None)
 
 
-def plan(
-    client: Any, store: Address, recipe: dict[str, Any], root: Path, image: Path, before: dict[str, Any]
-) -> dict[str, tuple[str, Manifest | int]]:
-    """What of the recipe lies in the bucket: name -> path below the store, manifest or size.
+def plan(client: Any, store: Address, recipe: dict[str, Any], root: Path, image: Path, before: dict[str, Any]) -> Found:
+    """What of the recipe lies in the bucket: kind and name -> path below the store, manifest or size.
 
     `root` is where the pod has its store, `image` where the demo's files are in the image, `before` what an earlier pod
     of the run found: a branch that has moved since is not followed. Raises InputError naming all that is nowhere.
@@ -77,7 +76,7 @@ def plan(
         pinned = known.get("revision") if known.get("name") == name else None
         lies = None if name.startswith(("/", ".")) else find(client, store, name, kind, pinned or revision)
         if lies:
-            found[name] = lies
+            found[kind, name] = lies
         elif not (image / given).exists():
             called = f"{given} at revision {revision}" if revision else given
             fix = f"put it there: make deliver TO={store}, or python -m scripts.s3.objects push DIRECTORY {store}/…"
@@ -87,9 +86,9 @@ def plan(
     return found
 
 
-def fetch(client: Any, store: Address, found: dict[str, tuple[str, Manifest | int]], root: Path) -> None:
+def fetch(client: Any, store: Address, found: Found, root: Path) -> None:
     """Bring them to the pod's store; what is there whole already is left as it is."""
-    for name, (path, what) in found.items():
+    for (_, name), (path, what) in found.items():
         total = what if isinstance(what, int) else what.size
         with View(name, total) as view:
             if isinstance(what, int):

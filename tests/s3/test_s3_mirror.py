@@ -435,6 +435,18 @@ def test_names_are_found_as_a_path_or_at_their_revision(store, tmp_path):
     assert not (root / "demo").exists()
 
 
+def test_a_model_and_a_data_set_of_one_name_are_both_brought(store, tmp_path):
+    rows, client = tmp_path / "rows", connect()
+    rows.mkdir()
+    (rows / "rows.jsonl").write_text('{"a": 1}\n')
+    objects.push(rows, f"{store}/datasets/org/name/v7")
+    recipe = {"model_name_or_path": "org/name", "model_revision": "abc123", "dataset_name": "org/name",
+              "dataset_revision": "v7"}  # fmt: skip
+    bring.fetch(client, store, bring.plan(client, store, recipe, tmp_path / "pod", ROOT, {}), tmp_path / "pod")
+    assert (tmp_path / "pod/models/org/name/abc123/config.json").exists()
+    assert (tmp_path / "pod/datasets/org/name/v7/rows.jsonl").exists()
+
+
 def test_a_branch_that_has_moved_is_not_followed_by_a_run_that_has_begun(store, tmp_path):
     client = connect()
     objects.push(tmp_path / "model", f"{store}/models/org/name/newer")
@@ -442,7 +454,7 @@ def test_a_branch_that_has_moved_is_not_followed_by_a_run_that_has_begun(store, 
     recipe = {"model_name_or_path": "org/name"}
     for before, revision in (({}, "newer"), ({"model": {"name": "org/name", "revision": "abc123"}}, "abc123")):
         found = bring.plan(client, store, recipe, tmp_path / "pod", ROOT, before)
-        assert found["org/name"][0] == f"models/org/name/{revision}"
+        assert found["model", "org/name"][0] == f"models/org/name/{revision}"
 
 
 def test_all_that_is_not_in_the_bucket_is_told_at_once(store, tmp_path):
