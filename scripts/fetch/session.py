@@ -29,9 +29,15 @@ def client() -> httpx2.Client:
     """What huggingface_hub.set_client_factory wants. The library's own has no limit, waits in silence, and asks nobody
     under HF_HUB_OFFLINE, which train/ sets for itself: who fetches wants the network.
     """
-    return httpx2.Client(
-        follow_redirects=True, timeout=SECONDS_FOR_AN_ANSWER, event_hooks={"request": [], "response": [raise_busy]}
-    )
+    hooks = {"request": [limit], "response": [raise_busy]}
+    return httpx2.Client(follow_redirects=True, timeout=SECONDS_FOR_AN_ANSWER, event_hooks=hooks)
+
+
+def limit(request: httpx2.Request) -> None:
+    """The time limit for a request that came with none: the library lists files with `timeout=None`, without end."""
+    given = request.extensions.get("timeout") or {}
+    if not any(given.values()):
+        request.extensions["timeout"] = httpx2.Timeout(SECONDS_FOR_AN_ANSWER).as_dict()
 
 
 def raise_busy(response: httpx2.Response) -> None:

@@ -3,18 +3,26 @@
 .venv/bin/python -m pytest tests/hub/test_hub_fetch.py
 """
 
+import email.utils
+import re
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from scripts.fetch import transfer, watchdog
+from scripts.fetch import ask as questions
+from scripts.fetch import session, transfer, watchdog
+from scripts.fetch.choose import INDEX
 from scripts.fetch.hub import fetch
 from scripts.fetch.messages import Asked, FetchFailed
 from tests.hub.cases import (
+    ROOT,
     add_files,
     add_model,
     assert_same,
-    child_of,
     end_of,
     kill,
     published,
@@ -138,6 +146,25 @@ def test_a_rate_limit_is_waited_out_as_the_hub_says(hub, store, source, fetched)
     assert times[1] - times[0] >= 2
 
 
+def test_a_rate_limit_until_a_date_is_waited_out(hub, store, source, fetched):
+    until = email.utils.formatdate(time.time() + 3, usegmt=True)
+    hub.faults.append(Fault("answer", f"*{weights(2)}", status=429, headers={"Retry-After": until}))
+    assert re.search(r"asks to wait [123] s", fetched())
+    assert_same(published(store), source)
+    times = [when for when, asked, path, _ in hub.log if path.endswith(weights(2)) and asked == "GET"]
+    assert times[1] - times[0] > 0.5
+
+
+@pytest.mark.parametrize("question", ["api/models/o/m", "api/models/o/m/tree*"])
+def test_a_question_that_is_never_answered_is_asked_again(hub, store, source, fetched, monkeypatch, question):
+    monkeypatch.setattr(questions, "TIMEOUT", 1.0)
+    monkeypatch.setattr(session, "SECONDS_FOR_AN_ANSWER", 1.0)
+    hub.faults.append(Fault("stall", question))
+    fetched()
+    assert not hub.faults[0].times, "it was never asked"
+    assert_same(published(store), source)
+
+
 def test_the_hubs_own_rate_limit_header_is_understood(hub, store, source, fetched):
     limit = {"RateLimit": '"api";r=0;t=1', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
     hub.faults.append(Fault("answer", "api/models/o/m*", status=429, headers=limit))
@@ -192,8 +219,9 @@ def test_a_branch_that_moves_in_the_middle_changes_nothing(tmp_path, store, ask,
     assert len(stored.published(store)) == 2
 
 
-def test_a_file_that_the_hub_lists_and_has_not_is_named(hub, store, refused):
-    hub.faults.append(Fault("missing", f"*{weights(3)}", method="HEAD"))
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_file_that_the_hub_lists_and_has_not_is_named(hub, store, refused, method):
+    hub.faults.append(Fault("missing", f"*{weights(3)}", method=method))
     said = refused()
     assert weights(3) in said
     assert published(store) is None
@@ -249,12 +277,17 @@ def test_what_is_told_of_an_error_holds_no_signature():
 # ---- several at once ----
 
 
+def size_of(source) -> int:
+    """Bytes of all files of a model."""
+    return sum(path.stat().st_size for path in source.iterdir())
+
+
 def test_eight_at_once_transfer_once_and_all_succeed(tmp_path, store):
     source = add_model(tmp_path / "hub", size=1_000_000)
     with serve(tmp_path / "hub", rate=2e6) as hub:
         endings = [end_of(process) for process in [start_fetch(hub, store) for _ in range(8)]]
         assert [status for status, _ in endings] == [0] * 8, endings
-        assert hub.sent[weights(1)] == 1_000_000
+        assert hub.total() == size_of(source), "every file once"
     assert sum("files to fetch" in said for _, said in endings) == 1
     assert sum("is being fetched by process" in said for _, said in endings) >= 1
     assert_same(published(store), source)
@@ -263,13 +296,62 @@ def test_eight_at_once_transfer_once_and_all_succeed(tmp_path, store):
 def test_where_the_one_that_transfers_is_killed_another_takes_over(tmp_path, store):
     source = add_model(tmp_path / "hub", size=1_000_000)
     with serve(tmp_path / "hub", rate=2e6) as hub:
-        processes = {process.pid: process for process in [start_fetch(hub, store) for _ in range(3)]}
+        processes = {process.pid: process for process in [start_fetch(hub, store) for _ in range(8)]}
         wait_until(lambda: hub.total() > 1_000_000, "a third of the bytes")
-        victim = next(pid for pid, process in processes.items() if child_of(process))
+        (lock,) = (store / "models" / stored.INCOMING).glob("*.lock")
+        victim = int(lock.read_text().split()[1])
         kill(victim)
         processes.pop(victim).communicate()
         endings = [end_of(process) for process in processes.values()]
-        assert [status for status, _ in endings] == [0, 0], endings
-        assert hub.sent[weights(1)] < 1_000_000 + 200_000
+        assert [status for status, _ in endings] == [0] * 7, endings
+        assert hub.total() < size_of(source) + 250_000
+    assert sum("of it are here from before" in said and " verified in " in said for _, said in endings) == 1
     assert_same(published(store), source)
+    assert not [path for path in (store / "models" / stored.INCOMING).iterdir() if path.suffix != ".lock"]
+
+
+# ---- killed at a certain moment ----
+
+KILL = """
+import os, signal, sys
+from scripts.fetch import follow, hub, model, watchdog
+from train import stored
+place, name, calls = {place}, {name!r}, {calls}
+whole = getattr(place, name)
+def counted(*words, **more):
+    global calls
+    calls -= 1
+    if calls == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*words, **more)
+setattr(place, name, counted)
+sys.exit(model.main())
+"""
+MOMENTS = {
+    "while the first bytes are hashed": ("follow.Growing", "follow", 20),
+    "when the first file is judged": ("watchdog.Watch", "judge", 1),
+    "when the last file is judged": ("watchdog.Watch", "judge", 7),
+    "when publishing begins": ("stored", "publish", 1),
+    "while files are flushed": ("stored", "sync", 3),
+    "before the manifest": ("stored", "write_json", 1),
+    "behind the manifest": ("stored", "sync", 8),
+    "before its name is noted": ("stored", "remember", 1),
+    "when all is done but said": ("hub", "tell", 1),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_fetch_that_is_killed_while_it_hashes_or_publishes_goes_on_and_fetches_nothing_twice(
+    hub, store, source, fetched, moment
+):
+    place, name, calls = MOMENTS[moment]
+    words = [sys.executable, "-c", KILL.format(place=place, name=name, calls=calls), "--model", "o/m"]
+    process = subprocess.Popen([*words, "--store", str(store)], cwd=ROOT)
+    assert process.wait(60) == -signal.SIGKILL
+    if place != "hub" and name != "remember":
+        assert published(store) is None and stored.published(store) == []
+    fetched()
+    assert_same(published(store), source)
+    again = hub.total() - size_of(source) - (hub.sent[INDEX] - (source / INDEX).stat().st_size)
+    assert again <= (250_000 if name in ("follow", "judge") else 0), "the index is read at each question"
     assert not [path for path in (store / "models" / stored.INCOMING).iterdir() if path.suffix != ".lock"]

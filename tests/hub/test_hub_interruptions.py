@@ -15,8 +15,8 @@ from tests.hub.server import Hub, serve
 ROUNDS, IN_A_ROUND = 3, 10
 SHARDS, SIZE, RATE = 4, 4_000_000, 8e6
 # What the server has sent and nobody has written when a connection or a process ends: 64 kB in our hands and what lies
-# in the sockets of each of four files under way.
-SLACK = 500_000
+# in the sockets of each of four files under way. Measured: 126, 160 and 172 kB each in the three rounds (2026-11-28).
+SLACK = 250_000
 
 
 def reached(hub: Hub, place: int, process: subprocess.Popen) -> Callable[[], bool]:
