@@ -8,6 +8,7 @@ through. curl and our fetch take turns; the medians of their times are compared.
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scripts.transfer_view import amount
-from train.errors import run_program
+from train.errors import InputError, problem, run_program
 
 ROOT = Path(__file__).resolve().parents[1]
 GOAL = 0.9
@@ -25,6 +26,9 @@ GOAL = 0.9
 
 def main() -> int:
     given = parse_arguments()
+    if not shutil.which("curl"):
+        fix = "install it (apt-get install curl); it is what a fetch is compared with"
+        raise InputError(problem("bench-fetch", "curl", "is not installed", fix))
     size = given.megabytes * 1_000_000
     with tempfile.TemporaryDirectory(prefix="bench-fetch-", dir=given.directory) as work:
         make_model(Path(work, "repositories/models/bench/model/main"), size)
@@ -34,7 +38,9 @@ def main() -> int:
             times: dict[str, list[float]] = {"curl": [], "fetch": []}
             for turn in range(given.rounds):
                 times["curl"].append(timed(lambda: curl(endpoint, Path(work, "curl"))))
-                times["fetch"].append(timed(lambda turn=turn: fetch(endpoint, Path(work, f"store-{turn}"))))
+                store = Path(work, "store")
+                times["fetch"].append(timed(lambda store=store: fetch(endpoint, store)))
+                shutil.rmtree(store)  # so that no round needs more room than the first
                 print(f"round {turn + 1}: curl {times['curl'][-1]:.2f} s, fetch {times['fetch'][-1]:.2f} s", flush=True)
         finally:
             server.kill()
