@@ -31,7 +31,7 @@ def look(placement: dict, recipe: SimpleNamespace) -> dict:
         client, store = reach(bucket)
         wanted = {key: getattr(recipe, key) for key in [*NAMES, *(key for _, key in NAMES.values() if key)]}
         told["found"] = plan(client, store, wanted, Path(STORE), IMAGE, {})
-        path, model = told["found"].get(recipe.model_name_or_path, ("", None))
+        path, model = told["found"].get(("model", recipe.model_name_or_path), ("", None))
         if isinstance(model, Manifest):
             weights = sum(entry["size"] for name, entry in model.files.items() if name.endswith(".safetensors"))
             config = json.loads(read_text(client, store / path, "config.json") or "null")
