@@ -9,14 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.preflight_asks import login
-from tests.cluster.runs import QUICK, deploy, described, events, kubectl, make, read, wait_for_end, wait_for_step
+from tests.cluster.runs import deploy, described, events, kubectl, make, read, wait_for_end, wait_for_step
 from tests.cluster.teams import end_team, make_team
 
 pytestmark = pytest.mark.cluster
 
 TEAM = "ft-deployer"
-RECIPE = {"max_steps": 40, "eval_steps": 40, "save_steps": 5, "validation_size": "", "exact_match": "", "seed": 7}
-SHORT = RECIPE | {"max_steps": 2, "save_steps": 2, "eval_steps": 2}
+STEPS = 120  # more than are done while it is looked at and undeployed
+RECIPE = {
+    "max_steps": STEPS,
+    "save_steps": 5,
+    "eval_strategy": "'no'",
+    "eval_steps": "",
+    "validation_size": "",
+    "load_best_model_at_end": "false",
+    "exact_match": "",
+    "seed": 7,
+}
+SHORT = RECIPE | {"max_steps": 2, "save_steps": 2}
 PLACE = {"nodes": 1}
 
 
@@ -60,19 +70,10 @@ def test_diff_finds_nothing_to_change_in_what_is_there(run):
     assert f"{run}: the cluster has it just so" in make(TEAM, "diff", *described("demo", RECIPE, PLACE))
 
 
-def test_another_recipe_is_a_run_beside_it_and_may_not_take_its_name(run):
-    said = make(TEAM, "deploy", *described("demo", SHORT, PLACE), f"RUN={run}", code=2)
-    assert "is the name of another run" in said and f"make undeploy RUN={run}" in said
-    beside = deploy(TEAM, "demo", SHORT, PLACE)
-    assert beside != run and jobs() == {run, beside}
-    wait_for_end(TEAM, beside)
-    make(TEAM, "undeploy", f"RUN={beside}")
-    assert jobs() == {run}
-
-
-def test_a_run_that_is_undeployed_in_the_middle_leaves_its_checkpoint_and_goes_on_from_it(run, tmp_path):
+def test_a_run_that_is_undeployed_in_the_middle_leaves_its_checkpoint_and_goes_on_from_it(run):
     reached = wait_for_step(TEAM, run, 6)["step"]
-    assert f"its files stay at /store/runs/{run}" in make(TEAM, "undeploy", f"RUN={run}")
+    assert reached < STEPS
+    assert f"its files stay: /store/runs/{run} on the store" in make(TEAM, "undeploy", f"RUN={run}")
     assert jobs() == set()
     left = kubectl(
         TEAM, "get", "services,networkpolicies,configmaps", f"--selector=tunefleet.io/run={run}", "-o", "name"
@@ -82,8 +83,17 @@ def test_a_run_that_is_undeployed_in_the_middle_leaves_its_checkpoint_and_goes_o
     wait_for_end(TEAM, run)
     resumed = [event["step"] for event in events(TEAM, run) if event["event"] == "resumed"]
     assert resumed and resumed[-1] >= reached // 5 * 5, (reached, resumed)
-    assert len({json.loads(line)["step"] for line in read(TEAM, run, "metrics.jsonl").splitlines()}) == 40
+    assert len({json.loads(line)["step"] for line in read(TEAM, run, "metrics.jsonl").splitlines()}) == STEPS
     assert f"{run}: complete" in make(TEAM, "deploy", *described("demo", RECIPE, PLACE))
+
+
+def test_another_recipe_is_a_run_beside_it_and_may_not_take_its_name(run):
+    said = make(TEAM, "deploy", *described("demo", SHORT, PLACE), f"RUN={run}", code=2)
+    assert "is the name of another run" in said and f"make undeploy RUN={run}" in said
+    beside = deploy(TEAM, "demo", SHORT, PLACE)
+    assert beside != run and jobs() == {run, beside}
+    make(TEAM, "undeploy", f"RUN={beside}")
+    assert jobs() == {run}
 
 
 def test_results_come_home_and_a_deployer_may_delete_the_run(run, tmp_path):
@@ -102,4 +112,4 @@ def test_the_rendered_directory_alone_runs_too_with_kubectl_apply(deployer):
     kubectl(TEAM, "apply", "-k", str(built))
     wait_for_end(TEAM, name)
     assert json.loads(read(TEAM, name, "run.json"))["status"] == "complete"
-    assert QUICK["learning_rate"] in read(TEAM, name, "train.yaml")
+    assert "max_steps: 2\n" in read(TEAM, name, "train.yaml")
