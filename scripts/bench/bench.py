@@ -101,7 +101,7 @@ def measure_training(setting: Setting, names: list[str]) -> dict[str, Any]:
     """Ours and the others, with the table's rows."""
     from scripts.bench.race import race
 
-    known = variants()
+    known = variants(setting.dtype)
     wrong = sorted(set(names) - {variant.name for variant in known})
     if wrong:
         fix = f"take some of: {' '.join(variant.name for variant in known)}"

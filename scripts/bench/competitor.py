@@ -79,7 +79,8 @@ def make_trl(job: dict, rows: list[dict]) -> Trainer:
 def make_plain(job: dict, rows: list[dict]) -> Trainer:
     """transformers' Trainer and PEFT, batches padded to their longest row."""
     set_seed(job["seed"])
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(job["model"]), adapter(job))
+    loading = job["options"].pop("model_init_kwargs", {})  # TRL has an argument for it, TrainingArguments has none
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(job["model"], **loading), adapter(job))
     tokens = Dataset.from_list([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
     return counting(Trainer)(
         model=model,

@@ -1,10 +1,11 @@
-"""The machine's bfloat16 matrix-multiply rate in GFLOP/s: the best of what fits into two seconds.
+"""The machine's matrix-multiply rate in GFLOP/s, in a number format: the best of what fits into two seconds.
 
-    OMP_NUM_THREADS=2 python -m scripts.bench.matmul
+    OMP_NUM_THREADS=2 python -m scripts.bench.matmul bfloat16|float32
 
 [2048 x 4096] by [4096 x 4096], as large as the products of a model's layers.
 """
 
+import sys
 import time
 
 import torch
@@ -14,8 +15,8 @@ SECONDS = 2.0
 
 
 def main() -> None:
-    left = torch.randn(ROWS, INNER).bfloat16()
-    right = torch.randn(INNER, COLUMNS).bfloat16()
+    dtype = getattr(torch, sys.argv[1])
+    left, right = torch.randn(ROWS, INNER).to(dtype), torch.randn(INNER, COLUMNS).to(dtype)
     best, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         began = time.perf_counter()

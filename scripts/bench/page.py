@@ -29,8 +29,8 @@ def train_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
     remark = (
         f"Median (least-greatest) over the rounds of the command, one seed a round; a row without a spread ran once. "
         f"Real tokens only, the first step not counted. Share: tokens/s x {found['flop_per_token'] / 1e9:.2f} GFLOP (4 "
-        f"for each weight that multiplies, whatever a variant saves or does twice) over the measured bf16 rate, "
-        f"{rate.words(',.0f')} GFLOP/s. Peak: VmHWM of the training process. "
+        f"for each weight that multiplies, whatever a variant saves or does twice) over the measured rate in "
+        f"{setting['dtype']}, {rate.words(',.0f')} GFLOP/s. Peak: VmHWM of the training process. "
         f"{setting['steps']} steps of 32 rows, {found['tokens']:,} tokens. Other processes took at most "
         f"{max(run['disturbed'] for run in found['runs']):.2f} of {setting['hardware']['cores']} cores meanwhile."
     )

@@ -43,7 +43,7 @@ def validate(recipe: Path, model: Path, adapter: Path, data: Path, output: Path,
     return json.loads(result.read_text())["eval_loss"]
 
 
-def matmul_rate(threads: int, log: Path) -> float:
-    """The machine's bf16 matrix-multiply rate now, in GFLOP/s, in a process of its own."""
-    watch([OURS, "-m", "scripts.bench.matmul"], thread_settings(threads), log)
+def matmul_rate(dtype: str, threads: int, log: Path) -> float:
+    """The machine's matrix-multiply rate in this number format now, in GFLOP/s, in a process of its own."""
+    watch([OURS, "-m", "scripts.bench.matmul", dtype], thread_settings(threads), log)
     return float(log.read_text().split()[-1])

@@ -57,7 +57,7 @@ def measure_rate(setting: Setting) -> None:
     """Add the matrix-multiply rate of this moment to those measured before; before each round and after the last."""
     path = setting.home / "matmul.json"
     earlier = json.loads(path.read_text()) if path.exists() else []
-    write_json(path, [*earlier, matmul_rate(setting.threads, setting.home / "matmul.log")])
+    write_json(path, [*earlier, matmul_rate(setting.dtype, setting.threads, setting.home / "matmul.log")])
 
 
 def run(setting: Setting, variant: Variant, shared: SimpleNamespace) -> dict[str, Any]:

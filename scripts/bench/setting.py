@@ -25,7 +25,7 @@ from scripts.bench.equipment import (
 from scripts.bench.programs import prepare
 from train.errors import InputError, problem
 from train.files import hash_file, write_json
-from train.hardware import describe_hardware
+from train.hardware import choose_dtype, describe_hardware
 from train.order import GlobalOrder
 from train.prepared import load_prepared
 from train.results import versions
@@ -49,6 +49,11 @@ class Setting:
     record: dict[str, Any]
 
     @property
+    def dtype(self) -> str:
+        """The number format that this machine computes in, as a recipe's `dtype: auto` finds it."""
+        return self.record["dtype"]
+
+    @property
     def model(self) -> Path:
         """The base model of all variants; the same for other numbers of steps."""
         return self.home / "model"
@@ -64,7 +69,8 @@ def make_setting(given: Any) -> Setting:
     geometry = {"num_hidden_layers": given.layers, **json.loads(given.geometry)}
     record = {
         "rows": rows.name, "rows_sha256": hash_file(rows), "geometry": geometry, "steps": given.steps,
-        "threads": given.threads, "product": hash_product(), "versions": versions(),
+        "threads": given.threads, "dtype": str(choose_dtype("auto")[0]).removeprefix("torch."),
+        "product": hash_product(), "versions": versions(),
         "hardware": {**describe_hardware(), "memory_gb": None},
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:10]

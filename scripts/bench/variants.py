@@ -25,19 +25,29 @@ class Variant:
         return bool(self.options.get("packing")) and self.trainer != "ours"
 
 
-def variants() -> list[Variant]:
-    """All variants, ours first; without the row for `packing: false` where recipes do not know that key."""
+def variants(dtype: str) -> list[Variant]:
+    """All variants, ours first; without the row for `packing: false` where recipes do not know that key.
+
+    `dtype` is what this machine computes in. Without bfloat16 in hardware the others' defaults would multiply forty
+    times as slowly as float32, so they get the switch that their users would take there, and their rows say so.
+    """
     can_unpack = "packing" in schema()["properties"]
     unpacked = Variant("ours-unpacked", "tunefleet, packing: false", "ours", {"packing": False}, extra=True)
+    half = dtype == "bfloat16"
+    plain = IN_ORDER if half else {**IN_ORDER, "model_init_kwargs": {"dtype": "float32"}}
+    default = {} if half else {"bf16": False}
+    fast = {"gradient_checkpointing": False, **default}
+    weights = "bf16 weights" if half else "bf16=False"
+    if half:
+        fast["model_init_kwargs"] = {"dtype": "bfloat16"}
+    said = "" if half else ", bf16=False"
     return [
         Variant("ours", "tunefleet", "ours"),
         *([unpacked] if can_unpack else []),
-        Variant("trl", "TRL SFTTrainer", "trl", IN_ORDER),
-        Variant("trl-packing", "TRL SFTTrainer, packing", "trl", {"packing": True}),
-        Variant("plain", "transformers Trainer + PEFT", "plain", IN_ORDER),
-        Variant("trl-fast", "TRL, gradient_checkpointing=False, bf16 weights", "trl",
-                {**IN_ORDER, "gradient_checkpointing": False, "model_init_kwargs": {"dtype": "bfloat16"}}, extra=True),
-        Variant("trl-packing-fast", "TRL, packing, gradient_checkpointing=False, bf16 weights", "trl",
-                {"packing": True, "gradient_checkpointing": False, "model_init_kwargs": {"dtype": "bfloat16"}},
-                extra=True),
+        Variant("trl", f"TRL SFTTrainer{said}", "trl", {**IN_ORDER, **default}),
+        Variant("trl-packing", f"TRL SFTTrainer, packing{said}", "trl", {"packing": True, **default}),
+        Variant("plain", f"transformers Trainer + PEFT{'' if half else ', float32 weights'}", "plain", plain),
+        Variant("trl-fast", f"TRL, gradient_checkpointing=False, {weights}", "trl", {**IN_ORDER, **fast}, extra=True),
+        Variant("trl-packing-fast", f"TRL, packing, gradient_checkpointing=False, {weights}", "trl",
+                {"packing": True, **fast}, extra=True),
     ]  # fmt: skip

@@ -165,8 +165,18 @@ def test_a_run_that_trained_on_other_tokens_is_no_result():
         figures(seen, [100, 100, 101], exact=False)
 
 
-def test_all_variants_have_names_of_their_own_and_ours_is_first():
-    names = [variant.name for variant in variants()]
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_all_variants_have_names_of_their_own_and_ours_is_first(dtype):
+    names = [variant.name for variant in variants(dtype)]
     assert names[0] == "ours"
     assert len(set(names)) == len(names)
     assert {"trl", "trl-packing", "plain"} <= set(names)
+
+
+def test_without_bfloat16_in_hardware_no_variant_computes_in_it_and_each_row_says_so():
+    others = [variant for variant in variants("float32") if variant.trainer != "ours"]
+    for variant in others:
+        half = variant.options.get("bf16", variant.trainer == "trl")  # TRL's default
+        assert not half and "bfloat16" not in str(variant.options), variant
+        assert "bf16=False" in variant.words or "float32 weights" in variant.words
+    assert all("bf16" not in variant.options for variant in variants("bfloat16"))

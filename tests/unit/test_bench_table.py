@@ -27,7 +27,7 @@ def result(**sections) -> dict:
     """A whole result of the command."""
     setting = {"hardware": {"cores": 2, "cpu": "a processor", "flags": ["amx_bf16"], "kernel": "6.1"},
                "versions": {"torch": "2.13.0"}, "geometry": {"num_hidden_layers": 6}, "rows": "rows.json",
-               "threads": 2, "steps": 8}  # fmt: skip
+               "threads": 2, "dtype": "bfloat16", "steps": 8}  # fmt: skip
     return {"date": "2026-01-02", "command": "make bench STEPS=8", "setting": setting, "others": {"trl": "1.16.0"},
             "sections": sections}  # fmt: skip
 
