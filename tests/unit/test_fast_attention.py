@@ -47,7 +47,8 @@ def errors(dtype: torch.dtype, bias: float = 0.0) -> list[float]:
 @pytest.fixture(params=[1 << 30, 0], ids=["products", "kernel"])
 def way(request, monkeypatch):
     """Every block's backward pass through matrix products, and through PyTorch's kernel."""
-    monkeypatch.setattr(attention, "LARGE_BLOCK", request.param)
+    monkeypatch.setattr(attention, "LARGE_HALF", request.param)
+    monkeypatch.setattr(attention, "LARGE_FLOAT32", request.param)
 
 
 def test_float32(way):
@@ -60,3 +61,15 @@ def test_bfloat16_however_large_the_logits_are(way, bias):
     mean = (query[:, ::2] @ key.transpose(2, 3)).mean() / 128**0.5
     assert abs(mean - (71 if bias else 0)) < 3
     assert max(errors(torch.bfloat16, bias)) < 0.02  # of either way: at most 0.015; with scores in bfloat16: 0.28
+
+
+@pytest.mark.parametrize(("dtype", "tokens", "by_kernel"), [
+    (torch.float32, 120, False), (torch.float32, 200, True), (torch.bfloat16, 200, False), (torch.bfloat16, 310, True),
+])  # fmt: skip
+def test_the_faster_way_of_a_blocks_size_and_number_format_is_taken(monkeypatch, dtype, tokens, by_kernel):
+    called = []
+    monkeypatch.setattr(attention, "flash_backward", lambda *given, **_: called.append(1) or (*given[1:4],))
+    query = torch.randn(1, 2, tokens, 8).to(dtype).requires_grad_()
+    found = Blockwise.apply(query, query, query, (Block(0, tokens, 0, tokens, True),), None)
+    found.sum().backward()
+    assert bool(called) == by_kernel

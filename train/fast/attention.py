@@ -17,7 +17,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from train.fast.packs import Block, Pack
 
 NAME = "packed"
-LARGE_BLOCK = 300 * 300  # queries times keys
+# Queries times keys from which on PyTorch's kernel is the faster one in the backward pass; 32 heads of 64, two cores.
+# bfloat16, in hardware: 100 tokens take 1.1 ms by matrix products and 5.7 ms by the kernel; from about 300 on it wins.
+# float32: 100 tokens 3.0 and 11.9 ms, 200 tokens 16 and 9 ms, 300 tokens 108 and 70 ms.
+LARGE_FLOAT32 = 150 * 150
+LARGE_HALF = 300 * 300
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 computes_pack: ContextVar[bool] = ContextVar("computes_pack", default=False)
@@ -137,13 +141,12 @@ class Blockwise(torch.autograd.Function):
 def block_backward(gradient, query, key, value, out, sums, causal: bool, scale: float | None):
     """Gradients of a block's queries [1, heads, n, size], keys and values [1, key heads, m, size].
 
-    PyTorch's kernel is slow for the short blocks of packs: 5.7 ms for 100 tokens and 32 heads of 64 on two cores, whose
-    forward pass takes 0.3 ms. Plain matrix products take 1.1 ms; from about 300 tokens on the kernel is the faster one.
-    The scores are products in float32, as the kernel's are: bfloat16 keeps three digits of them, and a logit of 71,
-    which biases of queries and keys make (Qwen2), would be off by 0.25 where it is compared with the float32 sums.
+    PyTorch's kernel is slow for the short blocks of packs, which plain matrix products compute instead. The scores are
+    products in float32, as the kernel's are: bfloat16 keeps three digits of them, and a logit of 71, which biases of
+    queries and keys make (Qwen2), would be off by 0.25 where it is compared with the float32 sums.
     """
     count, keys = query.shape[2], key.shape[2]
-    if count * keys > LARGE_BLOCK:
+    if count * keys > (LARGE_FLOAT32 if query.dtype == torch.float32 else LARGE_HALF):
         return flash_backward(gradient, query, key, value, out, sums, 0.0, causal, scale=scale)
     heads, size = key.shape[1], query.shape[3]
     scale = size**-0.5 if scale is None else scale
