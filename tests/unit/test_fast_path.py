@@ -118,3 +118,18 @@ def test_flash_attention_gets_the_rows_bounds_and_no_tree(monkeypatch):
     assert told[-1][0] == told[-1][1] and told[-1][2] == pack.longest and told[-1][3] is None
     other = make_family("llama")
     assert take_packs(other)(pack=pack).item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def windowed_by_mask(window: int) -> torch.nn.Module:
+    """A model whose windows are in its masks alone."""
+    torch.manual_seed(0)
+    experts = {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
+    windows = {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 1}
+    return transformers.Qwen2MoeForCausalLM(transformers.Qwen2MoeConfig(**SHAPE, **experts, **windows))
+
+
+def test_windows_that_only_the_mask_has_are_not_left_out():
+    reason = "packing is off, since its masks have windows of 40 tokens that its attention is not told of"
+    assert refused(windowed_by_mask(40), max_length=41) == reason
+    assert choose(windowed_by_mask(40), max_length=40).packing, "no row is longer than the window"
+    assert choose(make_family("mistral with a window"), max_length=200).packing, "its attention is told of it"

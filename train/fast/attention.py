@@ -7,6 +7,7 @@ in several blocks, the blocks' results are put together by their softmax sums, a
 
 import sys
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,12 +32,27 @@ class CannotPack(Exception):
     """This model's attention needs something that packs do not have; says what."""
 
 
-def use_packed_attention(model: Any) -> None:
-    """Let the model's attention take packs; without one it goes on as before."""
+@dataclass
+class Windows:
+    """Windows of a model: those of its masks, which packs do without, and those that its attention is told."""
+
+    in_masks: set[int] = field(default_factory=set)
+    told: set[int] = field(default_factory=set)
+
+    def unseen(self) -> int | None:
+        """The smallest that packs would not have: its models leave it to the mask alone (Qwen2-MoE, Phi-MoE)."""
+        return min(self.in_masks - self.told, default=None)
+
+
+def use_packed_attention(model: Any) -> Windows:
+    """Let the model's attention take packs; without one it goes on as before. Returns the windows met in packs."""
+    windows = Windows()
     before = model.config._attn_implementation
     ordinary, ordinary_mask = ALL_ATTENTION_FUNCTIONS.get(before), ALL_MASK_ATTENTION_FUNCTIONS[before]
 
     def attention(module: Any, query: Any, key: Any, value: Any, mask: Any, *, pack: Pack | None = None, **others: Any):
+        if pack is not None and others.get("sliding_window"):
+            windows.told.add(others["sliding_window"])
         if pack is not None and is_flash(before):
             return ordinary(module, query, key, value, None, **others, **row_lengths(pack))
         if pack is not None:
@@ -46,11 +62,16 @@ def use_packed_attention(model: Any) -> None:
         return own(module, query, key, value, mask, **others)
 
     def mask(*arguments: Any, **others: Any) -> Any:
-        return None if computes_pack.get() else ordinary_mask(*arguments, **others)
+        if not computes_pack.get():
+            return ordinary_mask(*arguments, **others)
+        if others.get("local_size"):
+            windows.in_masks.add(others["local_size"])
+        return None
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, mask)
     model.set_attn_implementation(NAME)
+    return windows
 
 
 def is_flash(implementation: str) -> bool:

@@ -67,7 +67,7 @@ def choose_path(recipe: SimpleNamespace, model: torch.nn.Module, dtype: torch.dt
         path.notes.append(f"packing is off, since {why}")
         return path
     # Without numbers, where only the memory is reckoned, there is nothing to try.
-    reason = None if next(model.parameters()).is_meta else try_out(model, forward)
+    reason = None if next(model.parameters()).is_meta else try_out(model, forward, recipe.max_length)
     if reason:
         forward.undo()
         path.notes.append(f"packing is off, since {reason}")
@@ -78,7 +78,7 @@ def choose_path(recipe: SimpleNamespace, model: torch.nn.Module, dtype: torch.dt
     return path
 
 
-def try_out(model: torch.nn.Module, forward: PackedForward) -> str | None:
+def try_out(model: torch.nn.Module, forward: PackedForward, longest: int) -> str | None:
     """Why rows in a pack are not computed as they are alone, None where they are: found out on a few made-up rows."""
     draw = np.random.default_rng(0)
     vocabulary = forward.body.get_input_embeddings().weight.shape[0]
@@ -113,6 +113,9 @@ def try_out(model: torch.nn.Module, forward: PackedForward) -> str | None:
             return "rows in a pack see each other, by other ways than attention"
     if abs(loss - plain_loss) > limit * abs(plain_loss):
         return f"its output layer does more than is known here (loss {loss:.4f} instead of {plain_loss:.4f})"
+    window = forward.windows.unseen()
+    if window and window < longest:  # the rows above may be shorter than it
+        return f"its masks have windows of {window} tokens that its attention is not told of"
     return None
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from train.fast.attention import CannotPack, computes_pack, is_flash, use_packed_attention
+from train.fast.attention import CannotPack, Windows, computes_pack, is_flash, use_packed_attention
 from train.fast.loss import Shaping, prediction_loss
 from train.fast.packs import Pack
 
@@ -25,7 +25,7 @@ def take_packs(model: torch.nn.Module) -> "PackedForward":
     if dropout:
         raise CannotPack(f"its attention has dropout ({dropout})")
     forward = PackedForward(inner, body, head)
-    use_packed_attention(inner)
+    forward.windows = use_packed_attention(inner)
     inner.forward = forward
     return forward
 
@@ -36,7 +36,7 @@ class PackedForward:
     def __init__(self, model: Any, body: torch.nn.Module, head: torch.nn.Module):
         self.model, self.body, self.head = model, body, head
         self.original, self.attention = model.forward, model.config._attn_implementation
-        self.shaping = Shaping.of(model.config)
+        self.shaping, self.windows = Shaping.of(model.config), Windows()
         # The kernel of flash attention knows rows behind each other, but no tree of them.
         self.can_share = not is_flash(self.attention)
 
