@@ -10,6 +10,8 @@ from train.fast.packs import Row
 SHAPE = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": None,
          "eos_token_id": 1}  # fmt: skip
+VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}  # fmt: skip
 # Name: class and configuration beyond SHAPE. Windows are shorter than the longest rows.
 FAMILIES = {
     "llama": ("Llama", {}),
@@ -24,6 +26,7 @@ FAMILIES = {
     "gemma": ("Gemma", {"head_dim": 16}),
     "gemma2": ("Gemma2", {"head_dim": 16, "sliding_window": 32}),
     "gemma3": ("Gemma3", {"head_dim": 16, "sliding_window": 32}),
+    "gemma3 with images": ("Gemma3", {"head_dim": 16, "sliding_window": 32}),
 }
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -34,6 +37,9 @@ def make_family(name: str, tied: bool | None = None) -> torch.nn.Module:
     config_class = "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config"
     more = more if tied is None else more | {"tie_word_embeddings": tied}
     torch.manual_seed(0)
+    if "images" in name:
+        config = transformers.Gemma3Config(text_config=SHAPE | more, vision_config=VISION)
+        return transformers.AutoModelForCausalLM.from_config(config)
     return getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, config_class)(**SHAPE, **more))
 
 

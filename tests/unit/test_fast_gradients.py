@@ -49,9 +49,10 @@ def assert_same(model: torch.nn.Module, share: bool, method: str = "lora", **val
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(family, share):
     path = assert_same(adapted(make_family(family)), share)
-    assert path.fused_adapters == (12 if "moe" in family else 21) and not path.autocast
-    layers, norms = 3, {"qwen3": 4, "qwen3 moe": 4, "gemma2": 4, "gemma3": 6}.get(family, 2)
-    assert path.lean_norms == norms * layers + 1
+    in_vision = 3 if "images" in family else 0
+    assert path.fused_adapters == (12 if "moe" in family else 21 + in_vision) and not path.autocast
+    layers, norms = 3, {"qwen3": 4, "qwen3 moe": 4, "gemma2": 4, "gemma3": 6, "gemma3 with images": 6}.get(family, 2)
+    assert path.lean_norms == norms * layers + (2 if "images" in family else 1)
     assert path.lean_feed_forwards == (0 if "moe" in family else layers)
 
 

@@ -15,8 +15,7 @@ def take_packs(model: torch.nn.Module) -> "PackedForward":
     Raises CannotPack, and leaves the model as it was, where its parts are not those of a plain causal language model.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    body = getattr(inner, inner.base_model_prefix, None)
-    head = inner.get_output_embeddings()
+    body, head = text_body(inner), inner.get_output_embeddings()
     if not getattr(inner, "_supports_attention_backend", False):
         raise CannotPack("its attention cannot be exchanged")
     if body is None or head is None or not hasattr(body, "layers"):
@@ -30,13 +29,19 @@ def take_packs(model: torch.nn.Module) -> "PackedForward":
     return forward
 
 
+def text_body(model: Any) -> torch.nn.Module | None:
+    """The stack of layers below the output layer: of a model that also sees images (Gemma 3), that of its text."""
+    body = getattr(model, model.base_model_prefix, None)
+    return body if body is None or hasattr(body, "layers") else body.get_decoder()
+
+
 class PackedForward:
     """Takes the place of the language model's forward."""
 
     def __init__(self, model: Any, body: torch.nn.Module, head: torch.nn.Module):
         self.model, self.body, self.head = model, body, head
         self.original, self.attention = model.forward, model.config._attn_implementation
-        self.shaping, self.windows = Shaping.of(model.config), Windows()
+        self.shaping, self.windows = Shaping.of(model.config.get_text_config()), Windows()
         # The kernel of flash attention knows rows behind each other, but no tree of them.
         self.can_share = not is_flash(self.attention)
 
