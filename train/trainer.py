@@ -50,7 +50,7 @@ class FleetTrainer(Trainer):
 
     # ---- a step of packs ----
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Forward and backward of this process's packs of a step; gradients are shared in the last one's backward."""
+        """Forward and backward of this process's packs of a step; copies share gradients in the last one's backward."""
         if not self.feed:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -59,7 +59,9 @@ class FleetTrainer(Trainer):
         scale = self.args.world_size / max(inputs["predictions"], 1)
         packs = inputs["packs"]
         for number, pack in enumerate(packs, 1):
-            with nullcontext() if number == len(packs) else self.accelerator.no_sync(model=model):
+            # Sharded, gradients that wait would be held whole by every process: they are shared pack by pack.
+            waits = number < len(packs) and not self.is_fsdp_enabled
+            with self.accelerator.no_sync(model=model) if waits else nullcontext():
                 loss = model(pack=pack.to(self.args.device)) * scale
                 self.accelerator.backward(loss)
             total += loss.detach()
