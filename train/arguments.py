@@ -27,7 +27,8 @@ def make_trainer(recipe, output: Path, model, data, order, pad: int, dtype, path
         tell("resumed", step=int(resumed_from.name.rpartition("-")[2]))
     feed = None
     if path.packing:
-        # The memory of a micro-batch is what the recipe allows: so many rows of the greatest length.
+        # The memory of a micro-batch is what the recipe allows: so many rows of the greatest length. Packs of
+        # a validation are as large: they keep nothing for a backward pass, so they need less.
         budget = recipe.per_device_train_batch_size * recipe.max_length
         feed = Feed(budget, path.shared_prefixes, order.rank, order.world)
     trainer = FleetTrainer(

@@ -42,12 +42,13 @@ def estimate(
         return known[key]
 
     size = (recipe.max_length, recipe.gradient_checkpointing)
+    rows = (recipe.per_device_train_batch_size, recipe.per_device_eval_batch_size)
     count = once(count_parameters)
-    traced = once(trace_training, recipe.per_device_train_batch_size, *size)
+    traced = once(trace_training, rows[0], *size)
     parts = held_parts(recipe, count, ranks, dtype_bytes)
     parts["activations"], parts["working"], parts["validation_batch"] = traced.forward, traced.working, 0
     if recipe.eval_strategy != "no":
-        parts["validation_batch"] = once(trace_evaluation, recipe.per_device_eval_batch_size, *size)
+        parts["validation_batch"] = once(trace_evaluation, *rows, *size)
     moments = worst_moments(recipe, parts, count, ranks, dtype_bytes)
     per_rank = max(moments.values())
     return {**parts, **moments, "per_rank": per_rank, "all_ranks": ranks * per_rank,

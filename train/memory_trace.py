@@ -169,7 +169,8 @@ def trace_evaluation(recipe: SimpleNamespace, config: Any, dtype: torch.dtype) -
     try:
         traced = trace_micro_batch(recipe, shortened(config, traced_layers(config)[0]), dtype, evaluation=True)
     except UNTRACEABLE:
-        return 16 * recipe.per_device_eval_batch_size * recipe.max_length * config.get_text_config().vocab_size
+        rows = max(recipe.per_device_eval_batch_size, recipe.per_device_train_batch_size)
+        return 16 * rows * recipe.max_length * config.get_text_config().vocab_size
     return traced.forward + traced.working
 
 
@@ -210,7 +211,10 @@ def shortened(config: Any, layers: int) -> Any:
 
 
 def trace_micro_batch(recipe: SimpleNamespace, config: Any, dtype: torch.dtype, evaluation: bool = False) -> Traced:
-    """One micro-batch of per_device_train_batch_size rows (for `evaluation` per_device_eval_batch_size)."""
+    """One micro-batch of per_device_train_batch_size rows (for `evaluation` per_device_eval_batch_size).
+
+    Packs are as large in validation as in training (train.arguments).
+    """
     model = shaped_model(recipe, config, dtype)
     model.config.use_cache = False
     if recipe.gradient_checkpointing:
@@ -218,7 +222,8 @@ def trace_micro_batch(recipe: SimpleNamespace, config: Any, dtype: torch.dtype, 
         if recipe.method != "full":
             model.enable_input_require_grads()
     path = choose_path(recipe, model, dtype)
-    rows = recipe.per_device_eval_batch_size if evaluation else recipe.per_device_train_batch_size
+    own = evaluation and not path.packing
+    rows = recipe.per_device_eval_batch_size if own else recipe.per_device_train_batch_size
     half = dtype == torch.bfloat16 and path.autocast
     with FakeTensorMode(allow_non_fake_inputs=True):
         place_on_cpu(model)

@@ -99,9 +99,17 @@ def test_accumulated_gradients_are_added_to_the_activations():
 
 def test_validation_batches_count_where_there_is_validation():
     without = estimate(recipe(), TINY, 1, 2)
-    with_it = estimate(recipe(validation_size=8, per_device_eval_batch_size=512), TINY, 1, 2)
+    with_it = estimate(recipe(validation_size=8, per_device_eval_batch_size=512, packing=False), TINY, 1, 2)
     assert without["validation_batch"] == 0
     assert with_it["per_rank"] == with_it["validation"] > without["per_rank"]
+
+
+def test_validation_in_packs_holds_what_a_pack_of_the_training_does():
+    known: dict = {}
+    few, many, wider = (
+        estimate(recipe(validation_size=8, per_device_eval_batch_size=rows, per_device_train_batch_size=train),
+                 TINY, 1, 2, known)["validation_batch"] for rows, train in ((1, 4), (512, 4), (1, 8)))  # fmt: skip
+    assert few == many < wider
 
 
 def test_a_model_that_cannot_be_traced_gets_a_generous_formula(monkeypatch):
