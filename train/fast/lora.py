@@ -55,8 +55,8 @@ class FusedForward:
         return Fused.apply(x, *self.operands())
 
     def applies(self) -> bool:
-        """Whether the adapter is trained now."""
-        return not self.layer.merged and not self.layer.disable_adapters and torch.is_grad_enabled()
+        """Whether the adapter is in use and not in the weights."""
+        return not self.layer.merged and not self.layer.disable_adapters
 
     def operands(self) -> tuple:
         """Fused's operands but x."""

@@ -50,7 +50,7 @@ class LeanForward:
         self.eps = epsilon(module)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        if torch.is_autocast_enabled(x.device.type):
             return self.original(x)
         return Norm.apply(x, self.module.weight, self.eps, self.centred)
 
