@@ -48,12 +48,12 @@ def finetune(arguments: argparse.Namespace, rank: int, world: int) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from train.arguments import make_trainer
-    from train.fast.choose import choose_path
+    from train.fast.choose import choose_path, take_what_all_can
     from train.hardware import choose_dtype, measure_matmul
     from train.model import build_trainable, flop_per_token, require_ipex, trainable_parameters
     from train.order import choose_order
     from train.prepared import load_prepared
-    from train.processes import check_batch, join_processes, sum_over_ranks
+    from train.processes import agree, check_batch, join_processes, sum_over_ranks
     from train.progress import Progress
     from train.recipe import load_recipe
     from train.results import save_result, write_training_record
@@ -65,7 +65,7 @@ def finetune(arguments: argparse.Namespace, rank: int, world: int) -> int:
         require_ipex()
     backend = join_processes(recipe, rank, world)
     data = load_prepared(arguments.data)
-    dtype, reason = choose_dtype(recipe.dtype)
+    dtype, reason = agree(choose_dtype(recipe.dtype), world)  # machines may differ
     gflops = sum_over_ranks(measure_matmul(dtype), world)
     if rank == 0:
         print(f"dtype {str(dtype).removeprefix('torch.')}: {reason}")
@@ -78,6 +78,7 @@ def finetune(arguments: argparse.Namespace, rank: int, world: int) -> int:
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False, local_files_only=True)
     trained, total = trainable_parameters(model)
     path = choose_path(recipe, model, dtype)
+    take_what_all_can(path, model, world)
     if rank == 0:
         share = f"{recipe.method}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
         print(share, *path.in_words(), sep="\n")

@@ -1,8 +1,8 @@
 """The processes of one run: whether the batch can be shared out among them, and how they meet."""
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from train.errors import InputError, problem
 from train.ranks import MEETING
@@ -80,12 +80,23 @@ def sum_over_ranks(value: float, world: int) -> float:
     return tensor.item()
 
 
-def agree(path: Path | None, world: int) -> Path | None:
-    """Rank 0's choice, known to all ranks: no rank may start from another checkpoint than the others."""
+def agree(choice: Any, world: int) -> Any:
+    """Rank 0's choice, known to all ranks: no rank may start otherwise than the others."""
     if world == 1:
-        return path
+        return choice
     import torch.distributed as dist
 
-    chosen = [path]
+    chosen = [choice]
     dist.broadcast_object_list(chosen, src=0)
     return chosen[0]
+
+
+def from_every_process(value: Any, world: int) -> list[Any]:
+    """What each process says, by its rank."""
+    if world == 1:
+        return [value]
+    import torch.distributed as dist
+
+    said: list[Any] = [None] * world
+    dist.all_gather_object(said, value)
+    return said

@@ -10,6 +10,7 @@ from train.fast import gated, lora, norm
 from train.fast.attention import CannotPack
 from train.fast.forward import take_packs
 from train.fast.trial import REFUSALS, Trial, refusal
+from train.processes import from_every_process
 
 
 @dataclass
@@ -103,3 +104,20 @@ def pack_rows(path: FastPath, recipe: SimpleNamespace, model: torch.nn.Module, t
     path.packing, path.shared_prefixes = True, forward.can_share
     if not forward.can_share:
         path.notes.append(f"shared prefixes are off: {forward.attention} cannot share them")
+
+
+def take_what_all_can(path: FastPath, model: torch.nn.Module, world: int) -> None:
+    """Switch off what another process cannot: they compute in step, and their machines may differ."""
+    own = (path.packing, path.shared_prefixes, not path.autocast)
+    every = from_every_process((*own, path.notes), world)
+    packing, shared, narrow = (all(one[number] for one in every) for number in range(3))
+    if own == (packing, shared, narrow):
+        return
+    path.notes += [f"process {rank}: {note}" for rank, (*_, notes) in enumerate(every)
+                   for note in notes if note not in path.notes]  # fmt: skip
+    if path.packing and not packing:
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner.forward.undo()
+    if not path.autocast and not narrow:
+        put_back(path, model)
+    path.packing, path.shared_prefixes = packing, shared
