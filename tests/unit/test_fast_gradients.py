@@ -2,9 +2,19 @@
 
 import pytest
 import torch
+import transformers
 
-from tests.unit.fast_cases import FAMILIES, largest_difference, make_family, make_rows, plain_step, take_gradients
+from tests.unit.fast_cases import (
+    FAMILIES,
+    SHAPE,
+    largest_difference,
+    make_family,
+    make_rows,
+    plain_step,
+    take_gradients,
+)
 from tests.unit.fast_cases import with_adapter as adapted
+from train.fast import gated
 from train.fast.choose import FastPath, choose_path
 from train.fast.packs import cut, make_pack, sort_rows
 from train.recipe import with_defaults
@@ -116,6 +126,21 @@ def test_bfloat16_differs_from_float32_no_more_than_the_plain_path_does():
 def with_float32_adapter(model: torch.nn.Module) -> torch.nn.Module:
     """The base in bfloat16, the adapter in float32, as train.model builds it."""
     return adapted(model.to(torch.bfloat16))
+
+
+def test_a_gate_that_is_linear():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SHAPE, hidden_act="linear")
+    assert assert_same(adapted(transformers.LlamaForCausalLM(config)), share=True).lean_feed_forwards == 3
+
+
+def test_nothing_below_the_lowest_adapter_gets_a_gradient(monkeypatch):
+    model = adapted(make_family("llama"), target_modules=["down_proj"])
+    wanted = []
+    own = gated.gradients
+    monkeypatch.setattr(gated, "gradients", lambda *given: wanted.append(given[-1]) or own(*given))
+    assert_same(model, share=True)
+    assert wanted.count(False) * 2 == wanted.count(True) > 0, "of three layers the lowest wants none"
 
 
 def test_dropout_drops_the_share_it_should_and_scales_the_rest():

@@ -68,3 +68,16 @@ def test_a_family_shapes_its_logits_as_its_configuration_says():
     assert Shaping.of(config) == Shaping(1.0, 30.0)
     assert Shaping.of(type("Config", (), {"logits_scaling": 8.0})) == Shaping(8.0, None)
     assert Shaping.of(type("Config", (), {"logit_scale": 0.25})) == Shaping(4.0, None)
+
+
+def test_the_scale_of_a_step_is_not_rounded_to_the_number_format():
+    head, hidden, targets, weights = case()
+    head, narrow, scale = head.requires_grad_(False).bfloat16(), hidden.detach().bfloat16(), torch.tensor(1 / 3287)
+    assert abs(scale.bfloat16().float() / scale - 1) > 2e-3
+    gradients = []
+    for factor in (torch.tensor(1.0), scale):
+        leaf = narrow.clone().requires_grad_()
+        (prediction_loss(head, Shaping(), leaf, targets, weights) * factor).backward()
+        gradients.append(leaf.grad.double())
+    exact = gradients[0] * scale
+    assert abs((gradients[1] * exact).sum() / (exact * exact).sum() - 1) < 5e-4

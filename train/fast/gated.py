@@ -49,7 +49,8 @@ class GatedDown(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gate, up, act, weight, bias, a, b, scale: float, rate: float):
         """gate and up [..., in]; the rest as in train.fast.lora.Fused. Returns [..., out]."""
-        flat = act(gate).mul_(up).reshape(-1, gate.shape[-1])
+        activated = act(gate)
+        flat = (activated * up if activated is gate else activated.mul_(up)).reshape(-1, gate.shape[-1])
         y, low, kept = multiply(flat, weight, bias, a, b, scale, rate)
         ctx.save_for_backward(gate, up, low, kept, weight, a, b)
         ctx.act, ctx.scale, ctx.rate = act, scale, rate
@@ -57,14 +58,17 @@ class GatedDown(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        """Gradients of gate, up, a and b."""
+        """Gradients of gate, up, a and b; those of gate and up only where something below is trained."""
         gate, up, low, kept, weight, a, b = ctx.saved_tensors
         with torch.enable_grad():
             leaf = gate.detach().requires_grad_()
             activated = ctx.act(leaf)
         flat = (activated.detach() * up).reshape(-1, gate.shape[-1])
-        product, *pair = gradients(gradient, flat, low, kept, weight, a, b, ctx.scale, ctx.rate, True)
+        wants_x = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        product, *pair = gradients(gradient, flat, low, kept, weight, a, b, ctx.scale, ctx.rate, wants_x)
         del flat
+        if not wants_x:
+            return None, None, None, None, None, *pair, None, None
         product = product.view(gate.shape)
         (gate_gradient,) = torch.autograd.grad(activated, leaf, product * up)
         return gate_gradient, product.mul_(activated.detach()), None, None, None, *pair, None, None
