@@ -41,7 +41,7 @@ def main() -> int:
         raise InputError(problems)
     # ---- from here on with torch: imported once, for the checks and for all stages ----
     settings = thread_settings(layout.processes * layout.threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", settings["OMP_WAIT_POLICY"])
+    os.environ.update(settings)  # OpenMP and OpenBLAS read them when they are loaded
     import_libraries()
     with Nursery(settings) as nursery:
         return check_and_run(values, layout, arguments, recipe_path, nursery)

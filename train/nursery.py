@@ -1,12 +1,15 @@
 """One process that has imported the libraries, and forks a child for each program of a run.
 
 torch, transformers and PEFT take seconds to import, and a run would do it for each of its stages and ranks. The nursery
-imports them once, computes nothing and starts no thread, so that what it forks is as good as a fresh process: its
-memory is its own and given back with it, and it can be killed by itself. The kernel kills it with the nursery, and the
-nursery with the program that has it. Only on Linux, and not where there is an accelerator, whose driver survives no
-fork: there programs are started as ever.
+imports them once and computes nothing, so that what it forks is as good as a fresh process: its memory is its own and
+given back with it, and it can be killed by itself. Its only threads are those that numpy's OpenBLAS starts when it is
+imported: they wait, and OpenBLAS ends them before a fork (pthread_atfork) and starts others where it needs them.
+
+The kernel kills a child with the nursery, and the nursery with the program that has it. Only on Linux, and not where
+there is an accelerator, whose driver survives no fork: there programs are started as ever.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -46,6 +49,7 @@ class Nursery:
     def __exit__(self, *_) -> None:
         """End the nursery, and with it what it may still have running."""
         if self.pid:
+            self.answers.close()
             self.channel.close()
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -82,7 +86,8 @@ class Child:
     def send_signal(self, number: int) -> None:
         """Send a signal to the process, unless it has ended. Its pid is nobody else's before the next start()."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # the nursery was killed, and its child with it
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Kill the process."""

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from train.libraries import hidden
+from train.nursery import Child
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAMS = {
@@ -22,6 +23,12 @@ PROGRAMS = {
                  "imported": [name for name in ("bitsandbytes", "datasets", "boto3") if name in sys.modules]}
         print(json.dumps(facts))
         sys.exit(7)
+        """,
+    "multiplies": """
+        import os, numpy
+        before = len(os.listdir("/proc/self/task"))
+        square = numpy.ones((900, 900))
+        print("threads", before, "product", (square @ square)[0, 0])
         """,
     "broken": """
         raise OSError("a full disk")
@@ -80,6 +87,22 @@ def test_an_error_ends_the_forked_program_alone(owner):
     done = owner('print(at(["broken"]).wait(), at(["facts"]).wait())')
     assert done.stdout.splitlines()[-1] == "1 7" and "OSError: a full disk" in done.stderr
     assert done.returncode == 0
+
+
+def test_a_forked_program_has_no_thread_of_its_parents_and_computes(owner):
+    done = owner('at(["multiplies"]).wait()')
+    assert done.stdout.split() == ["threads", "1", "product", "900.0"], done.stderr
+
+
+def test_a_program_that_is_gone_cannot_be_sent_a_signal():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    Child(gone.pid, None).send_signal(0)
+
+
+def test_nothing_of_a_nursery_stays_open(owner):
+    done = owner("nursery.__exit__(); print(nursery.answers.closed, nursery.channel.fileno()); nursery.pid = None")
+    assert done.stdout.splitlines() == ["True -1"], done.stderr
 
 
 def test_a_killed_program_tells_the_signal_and_a_killed_nursery_takes_its_program_along(owner):
