@@ -43,6 +43,12 @@ def test_what_is_on_is_said_in_one_line():
     ]
 
 
+def test_shared_dropout_is_said():
+    path = choose(adapted(make_family("llama"), lora_dropout=0.1), method="lora", lora_dropout=0.1)
+    assert path.notes == ["rows that begin alike share the dropout of their beginning, too (lora_dropout)"]
+    assert path.in_words()[1:] == path.as_dict()["notes"] == path.notes
+
+
 def test_a_recipe_may_switch_packing_off():
     assert refused(make_family("llama"), packing=False) == "packing is off: the recipe says packing: false"
 

@@ -15,7 +15,7 @@ from train.processes import from_every_process
 
 @dataclass
 class FastPath:
-    """What is switched on, and in words what is not and why."""
+    """What is switched on, and in words what is not and why, and what is not as without it."""
 
     packing: bool = False
     shared_prefixes: bool = False
@@ -26,7 +26,7 @@ class FastPath:
     notes: list[str] = field(default_factory=list)
 
     def in_words(self) -> list[str]:
-        """A line for what is on, and one for each thing that is not."""
+        """A line for what is on, and one for each note."""
         packs = "rows share packs, " + ("common beginnings once" if self.shared_prefixes else "each on its own")
         parts = [packs] if self.packing else []
         for count, what in ((self.fused_adapters, "adapters fused into their layers"), (self.lean_norms, "lean norms"),
@@ -102,6 +102,8 @@ def pack_rows(path: FastPath, recipe: SimpleNamespace, model: torch.nn.Module, t
         path.notes.append(f"packing is off, since {reason}")
         return
     path.packing, path.shared_prefixes = True, forward.can_share
+    if path.shared_prefixes and recipe.method != "full" and recipe.lora_dropout:
+        path.notes.append("rows that begin alike share the dropout of their beginning, too (lora_dropout)")
     if not forward.can_share:
         path.notes.append(f"shared prefixes are off: {forward.attention} cannot share them")
 
