@@ -77,8 +77,7 @@ def finetune(arguments: argparse.Namespace, rank: int, world: int) -> int:
     model = build_trainable(recipe, arguments.model, dtype)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False, local_files_only=True)
     trained, total = trainable_parameters(model)
-    path = choose_path(recipe, model, dtype)
-    take_what_all_can(path, model, world)
+    path = take_what_all_can(choose_path(recipe, model, dtype), model, world)
     if rank == 0:
         share = f"{recipe.method}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
         print(share, *path.in_words(), sep="\n")

@@ -108,13 +108,16 @@ def pack_rows(path: FastPath, recipe: SimpleNamespace, model: torch.nn.Module, t
         path.notes.append(f"shared prefixes are off: {forward.attention} cannot share them")
 
 
-def take_what_all_can(path: FastPath, model: torch.nn.Module, world: int) -> None:
-    """Switch off what another process cannot: they compute in step, and their machines may differ."""
+def take_what_all_can(path: FastPath, model: torch.nn.Module, world: int) -> FastPath:
+    """The path without what another process cannot; the model likewise.
+
+    They compute in step, and their machines may differ.
+    """
     own = (path.packing, path.shared_prefixes, not path.autocast)
     every = from_every_process((*own, path.notes), world)
     packing, shared, narrow = (all(one[number] for one in every) for number in range(3))
     if own == (packing, shared, narrow):
-        return
+        return path
     path.notes += [f"process {rank}: {note}" for rank, (*_, notes) in enumerate(every)
                    for note in notes if note not in path.notes]  # fmt: skip
     if path.packing and not packing:
@@ -123,3 +126,4 @@ def take_what_all_can(path: FastPath, model: torch.nn.Module, world: int) -> Non
     if not path.autocast and not narrow:
         put_back(path, model)
     path.packing, path.shared_prefixes = packing, shared
+    return path
