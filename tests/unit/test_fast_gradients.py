@@ -1,5 +1,8 @@
 """Packs with fused adapters give the loss and the gradients of the plain path, in float32 but for rounding."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,9 +17,10 @@ from tests.unit.fast_cases import (
     take_gradients,
 )
 from tests.unit.fast_cases import with_adapter as adapted
-from train.fast import gated
+from train.fast import attention, gated
 from train.fast.choose import FastPath, choose_path
-from train.fast.packs import cut, make_pack, sort_rows
+from train.fast.packs import Row, cut, make_pack, sort_rows
+from train.model import build_trainable
 from train.recipe import with_defaults
 
 # The largest over all cases was 4e-6; a wrong mask, position or scale makes more than 1e-2.
@@ -166,3 +170,52 @@ def test_dropout_has_the_gradient_of_its_own_mask():
         return Fused.apply(x, w.detach(), None, a, b, 0.5, 0.3)
 
     assert torch.autograd.gradcheck(operation, (x, a, b))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_random_rows_in_random_packs(seed):
+    draw = np.random.default_rng(seed)
+    rows = make_rows(seed)
+    model = adapted(make_family("qwen2"))
+    loss, gradients = plain_step(model, rows)
+    assert fast(model).packing
+    total = 0.0
+    order = sort_rows(rows)
+    bounds = [0, *sorted(draw.choice(np.arange(1, len(rows)), size=3, replace=False).tolist()), len(rows)]
+    for first, last in pairwise(bounds):
+        packed = model(pack=make_pack(order[first:last], share=bool(draw.integers(2))))
+        packed.backward()
+        total += packed.item()
+    assert total == pytest.approx(loss, rel=1e-5)
+    assert largest_difference(take_gradients(model), gradients) < ROUNDING
+
+
+def test_rows_so_long_that_pytorchs_kernel_computes_their_gradients(monkeypatch):
+    draw, called = np.random.default_rng(0), []
+    own = attention.flash_backward
+    monkeypatch.setattr(attention, "flash_backward", lambda *given, **more: called.append(1) or own(*given, **more))
+    head = draw.integers(2, 96, 160)
+    ends = [draw.integers(2, 96, count) for count in (90, 70, 5)]
+    rows = [Row(np.concatenate([head, end]).astype(np.int32), (np.arange(160 + len(end)) >= 160).astype(np.uint8))
+            for end in ends]  # fmt: skip
+    model = adapted(make_family("llama"))
+    loss, gradients = plain_step(model, rows)
+    called.clear()
+    assert fast(model).packing and not called, "the trial's rows are short"
+    packed = model(pack=make_pack(sort_rows(rows), share=True))
+    packed.backward()
+    assert len(called) == 2 * 3, "of the common beginning and of what follows it, in three layers"
+    assert packed.item() == pytest.approx(loss, rel=1e-5)
+    assert largest_difference(take_gradients(model), gradients) < ROUNDING
+
+
+def test_fused_adapters_of_4_bit_weights_have_pefts_gradients(tmp_path):
+    make_family("llama").save_pretrained(tmp_path)
+    values = {"model_name_or_path": "m", "train_file": "t", "method": "qlora", "lora_r": 4}
+    model = build_trainable(with_defaults(values), tmp_path, torch.float32)
+    draw = torch.Generator().manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=0.05, generator=draw)
+    path = assert_same(model, share=True, method="qlora")
+    assert path.fused_adapters == 21 and path.notes == []
