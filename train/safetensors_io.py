@@ -26,7 +26,8 @@ ITEM_BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "
              "F4": 4}  # fmt: skip
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
 JOB = 1 << 20  # elements (or bytes, of tensors only copied) that one thread takes at a time
-SLICE = 1 << 16  # elements computed at once: float64 of these, 512 KiB, stay in a core's second-level cache
+SLICE = 1 << 17  # elements computed at once: float64 of these, 1 MiB, stay in a core's caches; less makes more calls
+MULTIPLE = 16  # rows; a product in float64 costs 0.74 ns a number with 16 of 5632 columns, and 1.34 ns with 11
 PAGE = 4096  # bytes; what goes past the kernel's cache begins and ends with a page
 MAX_THREADS = 8  # beyond this the one thread that hashes (about 1 GB/s) is the slowest part
 AHEAD = 12  # jobs started before their turn; each holds a few MB
@@ -124,7 +125,13 @@ def layout_problems(path: Path, size: int, start: int, tensors: list[Tensor]) ->
 
 def blocks(tensor: Tensor, elements: int = JOB) -> Iterator[tuple[int, int]]:
     """Ranges of rows (start, stop) that cover a tensor, each of about `elements` elements and at least one row."""
-    return ranges(0, tensor.rows if tensor.size else 0, max(1, elements // max(1, tensor.row_elements)))
+    return ranges(0, tensor.rows if tensor.size else 0, rows_within(tensor, elements))
+
+
+def rows_within(tensor: Tensor, elements: int) -> int:
+    """How many rows of a tensor have about `elements` elements: at least one, and whole MULTIPLEs from there on."""
+    count = max(1, elements // max(1, tensor.row_elements))
+    return count if count < MULTIPLE else count - count % MULTIPLE
 
 
 def ranges(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
