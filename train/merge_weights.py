@@ -17,7 +17,17 @@ from train.base_hashes import BaseHashes
 from train.base_model import INDEX, Base
 from train.direct_io import DirectFile
 from train.proof_tensors import Compared, Write, compare_shard
-from train.safetensors_io import FLOAT_DTYPES, SLICE, Shard, Tensor, as_bytes, ranges, read_bytes, read_rows
+from train.safetensors_io import (
+    FLOAT_DTYPES,
+    SLICE,
+    Shard,
+    Tensor,
+    as_bytes,
+    ranges,
+    read_bytes,
+    read_rows,
+    rows_within,
+)
 
 
 def write_weights(base: Base, adapter: Adapter, place: Path, hashes: BaseHashes) -> Compared:
@@ -105,8 +115,10 @@ def added(
     """
     old = read_rows(source, tensor, start, stop)
     whole = magnitude is not None and transposed
-    for begin, end in ranges(0, len(old), len(old) if whole else max(1, SLICE // tensor.row_elements)):
-        rows = old[begin:end].double().addmm_(left[start + begin : start + end], right)
+    step = len(old) if whole else min(len(old), rows_within(tensor, SLICE))
+    buffer = torch.empty(step, tensor.row_elements, dtype=torch.float64)  # one for all slices stays in the core's cache
+    for begin, end in ranges(0, len(old), step):
+        rows = buffer[: end - begin].copy_(old[begin:end]).addmm_(left[start + begin : start + end], right)
         if whole:
             rows *= magnitude / rows.square().sum(0).sqrt()
         elif magnitude is not None:
