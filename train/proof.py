@@ -3,7 +3,7 @@
     python -m train.proof --base DIR --adapter DIR --merged DIR [--skip-logits]
 
 Nothing computed by train.merge is used here: the adapter is read with the safetensors library, its scale computed from
-its configuration, and W' = W + s*BA computed again in float64, in another order and for every element.
+its configuration, and W' = W + s*BA computed again in float64 for every element, the scale going in elsewhere.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from train.adapter import Adapter, Target
+from train.bits import all_finite, bits, same_bytes
 from train.direct_io import DirectFile
 from train.errors import InputError, problem
 from train.safetensors_io import (
@@ -34,6 +35,7 @@ from train.safetensors_io import (
     ranges,
     read_bytes,
     read_rows,
+    rows_within,
     workers,
 )
 
@@ -42,9 +44,10 @@ from train.safetensors_io import (
 LIMIT = 0.5 + 2**-10
 # Error of the float64 computation itself, relative to the largest term; it counts only where terms cancel.
 FLOAT64_ERROR = 2.0**-46
-INTEGERS = {2: torch.int16, 4: torch.int32}  # by bytes per element, to compare bits
+SAMPLE = 1 << 14  # elements of each part that the figures of how much changed are taken from
 AGAIN = "merge again; if it happens again, report it with the base's and the adapter's names"
 Files = tuple[int, DirectFile]  # the base's and the merged file, open
+
 # What writes a part of a tensor (bytes, or rows of a target) where the merged file is only now being made.
 Write = Callable[[Tensor], Callable[[int, int], None]]
 
@@ -79,7 +82,7 @@ class Seen:
         `terms()` is the size of what was added up to get the exact result; it counts only where that cancels.
         """
         self.elements += new.numel()
-        if all_finite(new) and np.array_equal(bits(exact.to(new.dtype)), bits(new)):
+        if all_finite(new) and same_bytes(exact.to(new.dtype), new):
             self.worst = max(self.worst, 0.5)  # every one is the nearest number of its dtype
         else:
             self.measure(new, exact, terms)
@@ -202,7 +205,7 @@ def compare_bytes(tensor: Tensor, files: Files, start: int, stop: int) -> tuple[
     base, merged = files
     old = read_bytes(base, tensor.begin + start, stop - start)
     new = merged.read(tensor.begin + start, stop - start)
-    return tensor.name, new, 0 if np.array_equal(old.numpy(), new.numpy()) else int((old != new).sum())
+    return tensor.name, new, 0 if same_bytes(old, new) else int((old != new).sum())
 
 
 def compare_rows(
@@ -214,42 +217,37 @@ def compare_rows(
     old = read_rows(base, tensor, start, stop)
     new = as_rows(merged.read(tensor.begin + start * row, (stop - start) * row), tensor)
     found = Seen()
-    for begin, end in ranges(0, stop - start, max(1, elements // tensor.row_elements)):
-        right, terms = exact(old[begin:end].double(), slice(start + begin, start + end))
+    step = min(stop - start, rows_within(tensor, elements))
+    buffer = torch.empty(step, tensor.row_elements, dtype=torch.float64)  # one for all slices stays in the core's cache
+    for begin, end in ranges(0, stop - start, step):
+        right, terms = exact(old[begin:end], slice(start + begin, start + end), buffer[: end - begin])
         found.add(new[begin:end], right, terms)
-        if not found.changed:  # the first rows of each part are sample enough, unless nothing changed in them
-            found.sample(old[begin:end], new[begin:end], right)
+        for first, last in ranges(begin, end, rows_within(tensor, SAMPLE)):
+            if found.changed:  # the first rows of each part are sample enough, unless nothing changed in them
+                break
+            found.sample(old[first:last], new[first:last], right[first - begin : last - begin])
     return tensor.name, as_bytes(new), found
 
 
-def bits(rows: torch.Tensor) -> np.ndarray:
-    """The numbers as integers, to compare them bit by bit; numpy does so several times as fast as torch."""
-    return rows.view(INTEGERS[rows.element_size()]).numpy()
-
-
-def all_finite(rows: torch.Tensor) -> bool:
-    """Whether no number is NaN or infinite: those have the largest integers, but for the sign."""
-    numbers = bits(rows)
-    infinity = bits(torch.full((1,), math.inf, dtype=rows.dtype))[0]
-    return numbers.size == 0 or (numbers & np.iinfo(numbers.dtype).max).max() < infinity
-
-
-def held_rows(a: torch.Tensor, old: torch.Tensor, rows: slice) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
+def held_rows(
+    a: torch.Tensor, old: torch.Tensor, rows: slice, exact: torch.Tensor
+) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
     """`rows` of a tensor that the adapter holds in full, as exact_rows returns them."""
-    return a[rows].double(), old.abs
+    return exact.copy_(a[rows]), lambda: old.double().abs()
 
 
 def exact_rows(
     a: torch.Tensor, b: torch.Tensor, magnitude: torch.Tensor | None, scale: float, transposed: bool,
-    old: torch.Tensor, rows: slice,
+    old: torch.Tensor, rows: slice, exact: torch.Tensor,
 ) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:  # fmt: skip
-    """`rows` of W + scale * BA in float64 from those of W (`old`), and the size of the terms added up [rows, 1].
+    """`rows` of W + scale * BA from those of W (`old`), written to `exact` (float64), and the size of the terms added
+    up [rows, 1].
 
     a [r, in], b [out, r]; W is [out, in], or [in, out] when transposed. DoRA scales each output's weights to
     `magnitude` [out].
     """
-    product = (b @ a[:, rows]).T.contiguous() if transposed else b[rows] @ a
-    exact = torch.add(old, product, alpha=scale, out=product)  # in place: both stay in the core's cache
+    left, right = (a[:, rows].T, b.T) if transposed else (b[rows], a)
+    exact.copy_(old).addmm_(left, right, alpha=scale)
     dim = 0 if transposed else 1
     factor = torch.ones(1, 1, dtype=torch.float64)
     if magnitude is not None:
@@ -258,9 +256,8 @@ def exact_rows(
         exact *= factor
 
     def terms() -> torch.Tensor:
-        left, right = (a[:, rows].T, b) if transposed else (b[rows], a)
         bound = abs(scale) * left.abs().sum(1, keepdim=True) * right.abs().max()
-        return torch.maximum(bound, old.abs().amax(1, keepdim=True)) * factor.abs().max()
+        return torch.maximum(bound, old.double().abs().amax(1, keepdim=True)) * factor.abs().max()
 
     return exact, terms
 

@@ -1,16 +1,19 @@
 """A merge reads, adds, writes, hashes and proves at once; what fails in any thread ends it with one message."""
 
 import errno
+import json
 import os
 import resource
 import threading
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
-from merge_cases import WEIGHTS, base_model, name_base, pair, refusal
+from merge_cases import SIZES, WEIGHTS, base_model, kept_until_exit, name_base, pair, refusal, saved_adapter
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from train import direct_io, merge_weights, proof_tensors
 from train.base_hashes import BaseHashes
@@ -149,18 +152,31 @@ def test_a_bit_written_wrongly_is_found_in_every_tensor(tmp_path, monkeypatch, s
     assert message.count("differs from the base") == len(load_file(base / WEIGHTS)) - 6
 
 
+@cache
+def smallest_base() -> Path:
+    """A base of a thousand elements, so that one at a time are few blocks; q_proj has 40 rows, more than MULTIPLE."""
+    torch.manual_seed(0)
+    path = kept_until_exit("smallest-")
+    sizes = SIZES | {"hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2,
+                     "num_key_value_heads": 1, "head_dim": 20, "vocab_size": 40}  # fmt: skip
+    LlamaForCausalLM(LlamaConfig(**sizes)).to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
 @pytest.mark.parametrize("lora", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
 def test_the_bytes_are_the_same_whatever_the_size_of_a_block(tmp_path, monkeypatch, lora):
-    base, adapter = pair(tmp_path, lora)
+    base, adapter = smallest_base(), saved_adapter(smallest_base(), json.dumps(lora))
     first = merge(base, adapter, tmp_path / "merged", check_logits=False)
-    for elements in (1, 100, 1000):
+    for elements in (1, 10, 100):  # of q_proj: one row, two rows, 16 rows and a rest
         monkeypatch.setattr(proof_tensors, "blocks", partial(blocks, elements=elements))
         monkeypatch.setattr(proof_tensors, "JOB", elements)
-        monkeypatch.setattr(proof_tensors, "SLICE", elements)
-        monkeypatch.setattr(merge_weights, "SLICE", elements)
-        again = merge(base, adapter, tmp_path / "merged", check_logits=False)
-        assert again["files"] == first["files"]
-        assert again["checks"][3]["elements"] == first["checks"][3]["elements"]
+        for slice_elements in (1, elements):
+            monkeypatch.setattr(proof_tensors, "SLICE", slice_elements)
+            monkeypatch.setattr(proof_tensors, "SAMPLE", slice_elements)
+            monkeypatch.setattr(merge_weights, "SLICE", slice_elements)
+            again = merge(base, adapter, tmp_path / "merged", check_logits=False)
+            assert again["files"] == first["files"]
+            assert again["checks"][3]["elements"] == first["checks"][3]["elements"]
 
 
 def test_an_interrupted_merge_leaves_nothing_and_the_same_command_ends_well(tmp_path, monkeypatch):
