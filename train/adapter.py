@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from train.base_model import RECORD, Base, identity_problems, read_base, read_json, skeleton, stored_tensors
+from train.bits import all_finite
 from train.errors import InputError, attempt, problem
 from train.files import hash_file
 from train.libraries import without_bitsandbytes
@@ -129,7 +130,7 @@ def read_weights(adapter: Path) -> Shard:
             if tensor.dtype not in FLOAT_DTYPES:
                 what = f"is stored as {tensor.dtype}; a merge needs F32, F16 or BF16"
                 problems.append(problem(where, tensor.name, what, RETRAIN))
-            elif not all(read_rows(file.fileno(), tensor, *rows).isfinite().all() for rows in blocks(tensor)):
+            elif not all(all_finite(read_rows(file.fileno(), tensor, *rows)) for rows in blocks(tensor)):
                 fix = "train again with a lower learning rate, or take an earlier checkpoint"
                 problems.append(problem(where, tensor.name, "holds NaN or infinity", fix))
     if problems:
