@@ -64,21 +64,21 @@ def merge(
     started = time.monotonic()
     output = output.resolve()
     try:
-        with BaseHashes(base) as hashes:
-            pair = judge(base, adapter, output, check_logits=check_logits)
-            judged = time.monotonic()
-            with workplace(output) as place:
-                compared = write_weights(*pair, place, hashes)
-                written = time.monotonic()
-                carried = carry(base, adapter, place)
-                proof = conclude(*pair, place, compared, prompts=prompts, check_logits=check_logits)
-                record = describe(*pair, hashes.all(), proof, carried, place)
-                ended = time.monotonic()
-                record["seconds"] = round(ended - started, 1)
-                record["seconds_of"] = {"judging": round(judged - started, 2), "weights": round(written - judged, 2),
-                                        "logits": round(ended - written, 2)}  # fmt: skip
-                (place / "merge.json").write_text(json.dumps(record, indent=1) + "\n")
-                put_in_place(place, output)
+        hashes = BaseHashes(base)
+        pair = judge(base, adapter, output, check_logits=check_logits)
+        judged = time.monotonic()
+        with workplace(output) as place:
+            compared = write_weights(*pair, place, hashes)
+            written = time.monotonic()
+            carried = carry(base, adapter, place)
+            proof = conclude(*pair, place, compared, prompts=prompts, check_logits=check_logits)
+            record = describe(*pair, hashes.all(), proof, carried, place)
+            ended = time.monotonic()
+            record["seconds"] = round(ended - started, 1)
+            record["seconds_of"] = {"judging": round(judged - started, 2), "weights": round(written - judged, 2),
+                                    "logits": round(ended - written, 2)}  # fmt: skip
+            (place / "merge.json").write_text(json.dumps(record, indent=1) + "\n")
+            put_in_place(place, output)
     except OSError as error:
         what = f"{os.strerror(error.errno) if error.errno else error}"
         fix = FIXES.get(error.errno, "give paths that can be read and an --output that can be written")

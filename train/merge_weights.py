@@ -1,12 +1,13 @@
 """Write a merged model's weight files, block by block, each block proven as soon as it is written.
 
 Threads read a block of the base, add the adapter, write the block, and have train.proof_tensors read this block of both
-files again and compare. The caller's thread hashes what was read.
+files again and compare. The caller's thread and one more hash what was read.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -39,11 +40,12 @@ def write_weights(base: Base, adapter: Adapter, place: Path, hashes: BaseHashes)
     total = sum(shard.size for shard in base.shards.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="merge", disable=None) as bar:
         for name, shard in base.shards.items():
+            digest = sha256()
             with opened(shard, place / name, adapter) as write:
-                compare_shard(shard, place / name, adapter, compared, bar, write)
+                compare_shard(shard, place / name, adapter, compared, bar, write, digest)
+            hashes.take(name, digest.hexdigest())
             hashes.refuse_another(adapter)
     hashes.all()
-    hashes.refuse_another(adapter)
     if base.index is not None:
         (place / INDEX).write_bytes(base.index)
     return compared

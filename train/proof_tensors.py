@@ -7,6 +7,7 @@ again in float64: nothing that train.merge computed is used.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,8 @@ SAMPLE = 1 << 14  # elements of each part that the figures of how much changed a
 AGAIN = "merge again; if it happens again, report it with the base's and the adapter's names"
 Files = tuple[int, DirectFile]  # the base's and the merged file, open
 
+# A part of a tensor, compared: the tensor's name, the base's bytes, the merged ones and what was found in them.
+Part = tuple[str, torch.Tensor, torch.Tensor, "Seen | int"]
 # What writes a part of a tensor (bytes, or rows of a target) where the merged file is only now being made.
 Write = Callable[[Tensor], Callable[[int, int], None]]
 
@@ -135,23 +138,29 @@ class Compared:
 
 
 def compare_shard(
-    shard: Shard, merged: Path, adapter: Adapter, compared: Compared, bar: tqdm, write: Write | None = None
-) -> None:
+    shard: Shard, merged: Path, adapter: Adapter, compared: Compared, bar: tqdm, write: Write | None = None,
+    base_digest: Any = None,
+) -> None:  # fmt: skip
     """Compare one weight file with the base's, part by part, in one read of both, and take its hash.
 
-    `write` makes the merged file meanwhile: it is called for each part just before that is read.
+    `write` makes the merged file meanwhile: it is called for each part just before that is read. `base_digest` (of
+    hashlib) is updated with all of the base's file: its header as it was judged, and the bytes that were compared.
     """
     targets = {target.tensor.name: target for target in adapter.targets}
     others: Counter[str] = Counter()
     digest = sha256()
+    take_base = base_digest.update if base_digest else lambda _: None
+    take_base(shard.header)
     with ExitStack() as stack:
         files = (stack.enter_context(shard.path.open("rb")).fileno(), stack.enter_context(DirectFile(merged)))
         weights = stack.enter_context(safe_open(adapter.weights.path, framework="pt"))
-        pool = stack.enter_context(workers())
+        pool, beside = stack.enter_context(workers()), stack.enter_context(ThreadPoolExecutor(1))
         digest.update(files[1].read(0, len(shard.header)).numpy())
         jobs = (job for tensor in shard.tensors for job in tensor_jobs(tensor, targets, adapter, weights, files, write))
-        for name, data, found in in_order(pool, jobs):
+        for name, old, data, found in in_order(pool, jobs):
+            hashed = beside.submit(take_base, old.numpy())
             digest.update(data.numpy())
+            hashed.result()  # one part at a time, so that memory stays bounded
             bar.update(len(data))
             if isinstance(found, Seen):
                 compared.seen.setdefault(name, Seen()).join(found)
@@ -165,8 +174,8 @@ def compare_shard(
 
 def tensor_jobs(
     tensor: Tensor, targets: dict[str, Target], adapter: Adapter, weights: Any, files: Files, write: Write | None
-) -> Iterator[Callable[[], tuple[str, torch.Tensor, Seen | int]]]:
-    """Jobs that each (write and) compare a part of a tensor; they return its name, its bytes and what was found."""
+) -> Iterator[Callable[[], Part]]:
+    """Jobs that each (write and) compare a part of a tensor."""
     write_part = write(tensor) if write else None
     if tensor.name not in targets:
         for begin, end in ranges(0, tensor.size, JOB):
@@ -200,18 +209,16 @@ def exact_of(tensor: Tensor, target: Target, adapter: Adapter, weights: Any) -> 
     return partial(exact_rows, a.double(), b, magnitude, own_scale(adapter, target, len(a)), target.transposed)
 
 
-def compare_bytes(tensor: Tensor, files: Files, start: int, stop: int) -> tuple[str, torch.Tensor, int]:
-    """The merged bytes [start, stop) of a tensor that is no target, and how many of them differ from the base's."""
+def compare_bytes(tensor: Tensor, files: Files, start: int, stop: int) -> Part:
+    """The bytes [start, stop) of a tensor that is no target, and how many of the merged differ from the base's."""
     base, merged = files
     old = read_bytes(base, tensor.begin + start, stop - start)
     new = merged.read(tensor.begin + start, stop - start)
-    return tensor.name, new, 0 if same_bytes(old, new) else int((old != new).sum())
+    return tensor.name, old, new, 0 if same_bytes(old, new) else int((old != new).sum())
 
 
-def compare_rows(
-    tensor: Tensor, files: Files, exact: Callable[..., Any], elements: int, start: int, stop: int
-) -> tuple[str, torch.Tensor, Seen]:
-    """The merged bytes of rows [start, stop) of a target, and what was found when `exact` computed them again."""
+def compare_rows(tensor: Tensor, files: Files, exact: Callable[..., Any], elements: int, start: int, stop: int) -> Part:
+    """The bytes of rows [start, stop) of a target, and what was found when `exact` computed them again."""
     base, merged = files
     row = tensor.size // tensor.rows
     old = read_rows(base, tensor, start, stop)
@@ -226,7 +233,7 @@ def compare_rows(
             if found.changed:  # the first rows of each part are sample enough, unless nothing changed in them
                 break
             found.sample(old[first:last], new[first:last], right[first - begin : last - begin])
-    return tensor.name, as_bytes(new), found
+    return tensor.name, as_bytes(old), as_bytes(new), found
 
 
 def held_rows(

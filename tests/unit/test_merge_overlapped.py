@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from merge_cases import SIZES, WEIGHTS, base_model, kept_until_exit, name_base, pair, refusal, saved_adapter
+from merge_cases import SIZES, WEIGHTS, kept_until_exit, name_base, pair, refusal, saved_adapter
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from train import direct_io, merge_weights, proof_tensors
-from train.base_hashes import BaseHashes
 from train.base_model import describe_base
 from train.direct_io import DirectFile
 from train.merge import merge
@@ -203,18 +202,21 @@ def test_a_weight_file_of_another_base_is_refused_whichever_it_is(tmp_path):
     assert f"{last.name}: the adapter belongs to another base: sha256" in refusal(base, adapter, tmp_path / "merged")
 
 
-def test_the_hashes_taken_on_the_side_are_those_of_the_files():
-    base = base_model(shard_size="40KB")
-    with BaseHashes(base) as hashes:
-        assert hashes.all() == describe_base(base)["files"]
+@pytest.mark.parametrize("lora", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
+def test_the_hashes_of_the_bytes_compared_are_those_of_the_bases_files(tmp_path, lora):
+    base, adapter = pair(tmp_path, lora, shard_size="40KB")
+    record = merge(base, adapter, tmp_path / "merged", check_logits=False)
+    assert len(record["base"]["files"]) > 2
+    assert record["base"]["files"] == describe_base(base)["files"]
 
 
-def test_hashing_ends_at_once_when_nobody_needs_it_any_more(tmp_path):
-    with (tmp_path / WEIGHTS).open("wb") as file:
-        file.truncate(1 << 40)  # a hole: hours of reading
-    (tmp_path / "config.json").write_text("{}")
-    with BaseHashes(tmp_path):
-        pass  # no_thread_left sees that it ends
+def test_what_is_hashed_of_the_base_is_what_the_proof_has_read(tmp_path, monkeypatch):
+    base, adapter = pair(tmp_path)
+    name_base(base, adapter)
+    read_bytes = merge_weights.read_bytes
+    for module in (merge_weights, proof_tensors):  # both misread alike, so that the comparison finds nothing
+        monkeypatch.setattr(module, "read_bytes", lambda *given: flipped(read_bytes(*given)))
+    assert f"{WEIGHTS}: the adapter belongs to another base: sha256" in refusal(base, adapter, tmp_path / "merged")
 
 
 def test_after_a_failed_job_those_not_yet_started_are_not_done():
