@@ -104,6 +104,7 @@ def serve(channel: socket.socket) -> None:
     try:
         die_with_parent()
         import_libraries()
+        prepare_loading()
         gc.collect()
         gc.freeze()  # collecting garbage would write to every object, and so copy what children share
         if can_fork():
@@ -112,6 +113,13 @@ def serve(channel: socket.socket) -> None:
         if request is None:  # whatever is wrong here, the programs themselves will say it, started as ever
             os._exit(0)
     become(**request)
+
+
+def prepare_loading() -> None:
+    """Have transformers compile its tables of tensor names, which else costs each child's first loading 0.4 s."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("llama")  # of any model; it keeps the tables of all
 
 
 def can_fork() -> bool:
