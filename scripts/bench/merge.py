@@ -1,5 +1,9 @@
 """WHAT=merge: our merge with its proof, PEFT's merge_and_unload, and cp, in turns, on models of about 2 and 4 GB.
 
+Ours is a whole process, and once more the merge as it is within `make run`; for that this module is a program too:
+
+    python -m scripts.bench.merge --base DIR --adapter DIR --output DIR [what else train.merge takes]
+
 Before each turn the base is read once, so that it lies in the page cache for all, and what was written before is
 removed and synced away. Each turn's seconds end when all that it wrote is on the disk (sync).
 """
@@ -19,10 +23,12 @@ from scripts.bench.watch import watch
 from train.errors import InputError, problem
 from train.files import hash_file, write_json
 from train.layout import thread_settings
+from train.nursery import Nursery
 
 LAYERS = {"2": 22, "4": 45}  # of TinyLlama's geometry: 2.2 and 4.2 GB in bfloat16
 ROUNDS = {"2": 3, "4": 1}  # the larger shows that memory does not grow
 PROMPTS = 8
+SELF = "scripts.bench.merge"
 PEFT = """
 import sys, torch
 from peft import PeftModel
@@ -90,11 +96,14 @@ def make_adapter(base: Path, adapter: Path) -> None:
 
 def commands(base: Path, adapter: Path, prompts: Path, output: Path) -> dict[str, list]:
     """What takes turns. PEFT's own way uses our installation, which pins its release."""
-    ours = [OURS, "-m", "train.merge", "--base", base, "--adapter", adapter, "--output", output]
+    words = ["--base", base, "--adapter", adapter, "--output", output]
+    whole, in_run = [OURS, "-m", "train.merge", *words], [OURS, "-m", SELF, *words]
     return {
         "cp": ["cp", "-r", base, output],
-        "ours": [*ours, "--prompts", prompts],
-        "ours, logits not compared": [*ours, "--skip-logits"],
+        "ours": [*whole, "--prompts", prompts],
+        "ours, logits not compared": [*whole, "--skip-logits"],
+        "ours within a run": [*in_run, "--prompts", prompts],
+        "ours within a run, logits not compared": [*in_run, "--skip-logits"],
         "PEFT": [sys.executable, "-c", PEFT, base, adapter, output],
     }
 
@@ -110,5 +119,23 @@ def timed(command: list, base: Path, place: Path, threads: int) -> dict[str, flo
     seen = watch(command, thread_settings(threads) | {"HF_HUB_OFFLINE": "1"}, place / "log.txt")
     os.sync()
     seconds = time.monotonic() - began
+    if SELF in command:  # it has taken the time itself, without that of starting the nursery
+        seconds = float((place / "log.txt").read_text().split()[-1])
     shutil.rmtree(output)
     return {"seconds": round(seconds, 2), "peak_gb": round(max(seen.peaks, default=0.0), 3)}
+
+
+def main() -> None:
+    """Merge as `make run` does, in a fork of a process that has imported the libraries, and print the seconds."""
+    environment = dict(os.environ)
+    with Nursery(environment) as nursery:
+        nursery.start(["-m", "train.merge", "--help"], environment).wait()  # the libraries are imported then
+        began = time.monotonic()
+        status = nursery.start(["-m", "train.merge", *sys.argv[1:]], environment).wait()
+        os.sync()
+        print(f"{time.monotonic() - began:.3f}", flush=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

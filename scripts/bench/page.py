@@ -100,9 +100,10 @@ def merge_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
                 spread([turn["peak_gb"] for turn in mine]).words(".2f"),
             ))  # fmt: skip
     remark = (
-        "In turns; before each the base is read into the page cache and earlier output removed; seconds end after"
-        " sync. "
-        "Ours proves every tensor in both its rows. Peak: VmHWM, mapped file pages counted."
+        "In turns; before each the base is read into the page cache and earlier output removed; seconds end after "
+        "sync. Ours proves every tensor in all its rows. Within a run: the merge as `make run` starts it, forked from "
+        "a process that has imported the libraries by then; all other rows are whole processes, imports included. "
+        "Peak: VmHWM, mapped file pages counted."
     )
     return [("Merging", rows, remark)]
 
