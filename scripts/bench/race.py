@@ -70,11 +70,19 @@ def run(setting: Setting, variant: Variant, shared: SimpleNamespace) -> dict[str
         seen = train_ours(recipe, setting.model, shared.place / "data", output, 1, setting.threads)
     else:
         seen = train_other(make_job(setting, variant, shared, output), setting.threads)
-    facts = json.loads((output / "facts.json").read_text()) if (output / "facts.json").exists() else {}
     data = shared.place / "data"
     loss = validate(shared.recipe, setting.model, output / "adapter", data, output, setting.threads)
     result = figures(seen, shared.tokens, exact=not variant.packed)
-    return {"variant": variant.name, "words": variant.words, **result, "eval_loss": loss, "facts": facts}
+    return {"variant": variant.name, "words": variant.words, **result, "eval_loss": loss, "facts": read_facts(output)}
+
+
+def read_facts(output: Path) -> dict[str, Any]:
+    """What a run's defaults came to: facts.json of the others, and as much of ours from its own record."""
+    if (output / "facts.json").exists():
+        return json.loads((output / "facts.json").read_text())
+    record = json.loads((output / "training.json").read_text())
+    autocast = record["path"]["autocast"] and record["dtype"] == "bfloat16"
+    return {"weights": [f"{record['dtype']} frozen"], "autocast_bf16": autocast, "path": record["path"]}
 
 
 def make_job(setting: Setting, variant: Variant, shared: SimpleNamespace, output: Path) -> dict[str, Any]:

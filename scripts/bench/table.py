@@ -44,6 +44,7 @@ def summarise(runs: list[dict[str, Any]], gflops: list[float], flop_per_token: f
         rows.append({
             "variant": name,
             "words": mine[0]["words"],
+            "format": number_format(mine[0]["facts"]),
             "rounds": len(mine),
             "tokens_per_second": spread([run["tokens_per_second"] for run in mine]),
             "share": statistics.median(run["tokens_per_second"] for run in mine) * flop_per_token / rate,
@@ -56,8 +57,14 @@ def summarise(runs: list[dict[str, Any]], gflops: list[float], flop_per_token: f
     return rows
 
 
-HEAD = ("", "tokens/s", "ours is … times as fast", "of matmul rate", "peak GB", "ours takes", "last training loss",
-        "validation loss")  # fmt: skip
+def number_format(facts: dict[str, Any]) -> str:
+    """`float32 / bfloat16`: what the frozen base weights are kept in, and what autocast turns them into."""
+    kept = [kind.removesuffix(" frozen") for kind in facts["weights"] if kind.endswith(" frozen")]
+    return f"{', '.join(kept)} / {'bfloat16' if facts['autocast_bf16'] else 'none'}"
+
+
+HEAD = ("", "weights / autocast", "tokens/s", "ours is … times as fast", "of matmul rate", "peak GB", "ours takes",
+        "last training loss", "validation loss")  # fmt: skip
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -65,6 +72,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     ours = row["variant"] == REFERENCE or math.isnan(row["ratio"].median)
     return (
         row["words"],
+        row["format"],
         row["tokens_per_second"].words(",.0f"),
         "" if ours else row["ratio"].words(".2f"),
         f"{row['share']:.0%}",

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from scripts.bench import equipment, setting, watch
-from scripts.bench.race import figures
+from scripts.bench.race import figures, read_facts
 from scripts.bench.variants import variants
 from train.data_tokens import load_codec
 from train.errors import InputError
@@ -163,6 +163,17 @@ def test_a_run_that_trained_on_other_tokens_is_no_result():
     assert figures(seen, [100, 90, 110], exact=False)["tokens"] == 200
     with pytest.raises(watch.MeasuredFailed):
         figures(seen, [100, 100, 101], exact=False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "expected"),
+    [("bfloat16", False, False), ("bfloat16", True, True), ("float32", True, False)],
+)
+def test_ours_number_format_is_read_from_its_own_record(tmp_path, dtype, autocast, expected):
+    (tmp_path / "training.json").write_text(json.dumps({"dtype": dtype, "path": {"autocast": autocast}}))
+    found = read_facts(tmp_path)
+    assert found["weights"] == [f"{dtype} frozen"]
+    assert found["autocast_bf16"] is expected
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -7,13 +7,19 @@ import pytest
 
 from scripts.bench.page import markdown, picture, tables, terminal
 from scripts.bench.race import time_left
-from scripts.bench.table import as_markdown, as_text, cells, spread, summarise
+from scripts.bench.table import HEAD, as_markdown, as_text, cells, number_format, spread, summarise
 
 
 def run(variant: str, number: int, rate: float, peak: float = 2.0, **more) -> dict:
     """One run's result."""
     return {"variant": variant, "words": f"the {variant}", "round": number, "tokens_per_second": rate, "peak_gb": peak,
-            "train_loss": 9.0, "eval_loss": 9.5, "all_tokens": 4000, "disturbed": 0.05, **more}  # fmt: skip
+            "train_loss": 9.0, "eval_loss": 9.5, "all_tokens": 4000, "disturbed": 0.05,
+            "facts": {"weights": ["bfloat16 frozen", "float32 trained"], "autocast_bf16": False}, **more}  # fmt: skip
+
+
+def cell(row: dict, head: str) -> str:
+    """A row's cell below the word of the head."""
+    return cells(row)[HEAD.index(head)]
 
 
 RUNS = [
@@ -62,11 +68,18 @@ def test_a_spread_is_shown_only_where_there_is_one():
 
 def test_ours_is_compared_with_nothing_and_a_table_without_ours_has_no_ratios():
     ours, trl = summarise(RUNS, [1000.0], 1e9)
-    assert cells(ours)[2] == ""
-    assert cells(trl)[2] == "4.00 (3.00-5.00)"
-    assert cells(trl)[5] == "0.50 (0.25-0.60) of it"
+    assert cell(ours, "ours is … times as fast") == ""
+    assert cell(trl, "ours is … times as fast") == "4.00 (3.00-5.00)"
+    assert cell(trl, "ours takes") == "0.50 (0.25-0.60) of it"
     alone = summarise([run("trl", 0, 100.0)], [1000.0], 1e9)[0]
-    assert cells(alone)[2] == ""
+    assert cell(alone, "ours is … times as fast") == ""
+
+
+def test_each_row_says_what_its_weights_are_kept_in_and_what_autocast_makes_of_them():
+    facts = {"weights": ["bfloat16 trained", "float32 frozen"], "autocast_bf16": True}
+    assert number_format(facts) == "float32 / bfloat16"
+    (row,) = summarise([run("ours", 0, 100.0)], [1000.0], 1e9)
+    assert cell(row, "weights / autocast") == "bfloat16 / none"
 
 
 def test_columns_stand_below_each_other():
@@ -108,7 +121,7 @@ def test_the_page_names_machine_versions_and_command(tmp_path):
     page = markdown(result(train=training(RUNS)))
     for words in ("make bench STEPS=8", "2 cores of a processor", "trl 1.16.0", "torch 2.13.0", "num_hidden_layers 6"):
         assert words in page
-    assert "| the trl | 100 | 4.00 (3.00-5.00) |" in page
+    assert "| the trl | bfloat16 / none | 100 | 4.00 (3.00-5.00) |" in page
 
 
 def test_the_picture_is_drawn_where_training_was_measured_and_not_otherwise(tmp_path):
