@@ -105,7 +105,7 @@ IN_IMAGE ?=
 ## directory of the test equipment; tests that need it are skipped by name where it is absent
 SHARED ?= ../shared
 ## optimiser steps of each run of make bench, the first not counted
-STEPS ?= 2
+STEPS ?= 4
 ## how often each variant of make bench is measured
 ROUNDS ?= 3
 ## layers of the model of make bench

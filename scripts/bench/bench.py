@@ -1,6 +1,6 @@
 """How fast fine-tuning is on this machine beside others: behind `make bench`.
 
-    python -m scripts.bench.bench [--what train ranks data length merge] [--steps 2] [--rounds 3] [--layers 6] [--fresh]
+    python -m scripts.bench.bench [--what train ranks data length merge] [--steps 4] [--rounds 3] [--layers 6] [--fresh]
 
 Every finished run is kept: the same command goes on where it was interrupted, and shows the result again afterwards.
 Writes build/bench/result.json, result.md and result.png, and no document.
@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--what", nargs="+", default=list(WHAT), help=f"of: {' '.join(WHAT)}; default: all")
     parser.add_argument("--data", default="", help="rows of instruction, input and output; default: SHARED's real ones")
     parser.add_argument("--shared", default="../shared", help="directory of the test equipment")
-    parser.add_argument("--steps", type=int, default=2, help="optimiser steps of a run, the first not counted")
+    parser.add_argument("--steps", type=int, default=4, help="optimiser steps of a run, the first not counted")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument("--layers", type=int, default=6, help="layers of the model")
     parser.add_argument("--threads", type=int, default=read_cpus().cores, help="threads of each; default: the cores")

@@ -31,6 +31,7 @@ def train_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
         f"Real tokens only, the first step not counted. Share: tokens/s x {found['flop_per_token'] / 1e9:.2f} GFLOP (4 "
         f"for each weight that multiplies, whatever a variant saves or does twice) over the measured rate in "
         f"{setting['dtype']}, {rate.words(',.0f')} GFLOP/s. Peak: VmHWM of the training process. "
+        f"To first step: from the program's start to the end of its first step, loading and compiling counted. "
         f"{setting['steps']} steps of 32 rows, {found['tokens']:,} tokens. Other processes took at most "
         f"{max(run['disturbed'] for run in found['runs']):.2f} of {setting['hardware']['cores']} cores meanwhile."
     )

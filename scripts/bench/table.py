@@ -49,6 +49,7 @@ def summarise(runs: list[dict[str, Any]], gflops: list[float], flop_per_token: f
             "tokens_per_second": spread([run["tokens_per_second"] for run in mine]),
             "share": statistics.median(run["tokens_per_second"] for run in mine) * flop_per_token / rate,
             "peak_gb": spread([run["peak_gb"] for run in mine]),
+            "first_step_seconds": spread([run["first_step_seconds"] for run in mine]),
             "train_loss": spread([run["train_loss"] for run in mine]),
             "eval_loss": spread([run["eval_loss"] for run in mine]),
             "ratio": spread([our["tokens_per_second"] / run["tokens_per_second"] for run, our in pairs] or [math.nan]),
@@ -64,7 +65,7 @@ def number_format(facts: dict[str, Any]) -> str:
 
 
 HEAD = ("", "weights / autocast", "tokens/s", "ours is … times as fast", "of matmul rate", "peak GB", "ours takes",
-        "last training loss", "validation loss")  # fmt: skip
+        "s to first step", "last training loss", "validation loss")  # fmt: skip
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -78,6 +79,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['share']:.0%}",
         row["peak_gb"].words(".2f"),
         "" if ours else f"{row['memory'].words('.2f')} of it",
+        row["first_step_seconds"].words(".0f"),
         row["train_loss"].words(".3f"),
         row["eval_loss"].words(".4f"),
     )

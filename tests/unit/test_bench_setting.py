@@ -13,8 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from scripts.bench import equipment, setting, watch
+from scripts.bench.bench import parse_arguments
 from scripts.bench.race import figures, read_facts
 from scripts.bench.variants import variants
+from tests.makefile import MAKEFILE
 from train.data_tokens import load_codec
 from train.errors import InputError
 from train.prepared import load_prepared
@@ -119,6 +121,13 @@ def test_rows_that_are_none_or_too_few_are_refused(tmp_path, text, words):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"DATA: .*absent.json: there is no such file"):
         equipment.find_rows(str(tmp_path / "absent.json"), "")
+
+
+def test_the_default_counts_more_than_one_step_and_the_command_and_make_agree_on_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    steps = parse_arguments().steps
+    assert steps - setting.WARMUP >= 3
+    assert f"\nSTEPS ?= {steps}\n" in MAKEFILE
 
 
 def test_steps_that_leave_none_to_count_are_refused(tmp_path):

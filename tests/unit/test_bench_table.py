@@ -13,7 +13,7 @@ from scripts.bench.table import HEAD, as_markdown, as_text, cells, number_format
 def run(variant: str, number: int, rate: float, peak: float = 2.0, **more) -> dict:
     """One run's result."""
     return {"variant": variant, "words": f"the {variant}", "round": number, "tokens_per_second": rate, "peak_gb": peak,
-            "train_loss": 9.0, "eval_loss": 9.5, "all_tokens": 4000, "disturbed": 0.05,
+            "first_step_seconds": 12.0, "train_loss": 9.0, "eval_loss": 9.5, "all_tokens": 4000, "disturbed": 0.05,
             "facts": {"weights": ["bfloat16 frozen", "float32 trained"], "autocast_bf16": False}, **more}  # fmt: skip
 
 
@@ -73,6 +73,11 @@ def test_ours_is_compared_with_nothing_and_a_table_without_ours_has_no_ratios():
     assert cell(trl, "ours takes") == "0.50 (0.25-0.60) of it"
     alone = summarise([run("trl", 0, 100.0)], [1000.0], 1e9)[0]
     assert cell(alone, "ours is … times as fast") == ""
+
+
+def test_the_seconds_from_start_to_first_step_are_shown():
+    rows = summarise([run("ours", 0, 100.0), run("ours", 1, 100.0, first_step_seconds=15.0)], [1000.0], 1e9)
+    assert cell(rows[0], "s to first step") == "14 (12-15)"
 
 
 def test_each_row_says_what_its_weights_are_kept_in_and_what_autocast_makes_of_them():
