@@ -73,7 +73,10 @@ def run(setting: Setting, variant: Variant, shared: SimpleNamespace) -> dict[str
     data = shared.place / "data"
     loss = validate(shared.recipe, setting.model, output / "adapter", data, output, setting.threads)
     result = figures(seen, shared.tokens, exact=not variant.packed)
-    return {"variant": variant.name, "words": variant.words, **result, "eval_loss": loss, "facts": read_facts(output)}
+    return {
+        "variant": variant.name, "words": variant.words, "reference": variant.reference,
+        "same_rows": not variant.packed, **result, "eval_loss": loss, "facts": read_facts(output),
+    }  # fmt: skip
 
 
 def read_facts(output: Path) -> dict[str, Any]:

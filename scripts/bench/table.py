@@ -52,6 +52,8 @@ def summarise(runs: list[dict[str, Any]], gflops: list[float], flop_per_token: f
             "first_step_seconds": spread([run["first_step_seconds"] for run in mine]),
             "train_loss": spread([run["train_loss"] for run in mine]),
             "eval_loss": spread([run["eval_loss"] for run in mine]),
+            "reference": mine[0]["reference"],
+            "off_reference": off_reference(mine, runs),
             "ratio": spread([our["tokens_per_second"] / run["tokens_per_second"] for run, our in pairs] or [math.nan]),
             "memory": spread([our["peak_gb"] / run["peak_gb"] for run, our in pairs] or [math.nan]),
         })  # fmt: skip
@@ -64,12 +66,24 @@ def number_format(facts: dict[str, Any]) -> str:
     return f"{', '.join(kept)} / {'bfloat16' if facts['autocast_bf16'] else 'none'}"
 
 
+def off_reference(mine: list[dict[str, Any]], runs: list[dict[str, Any]]) -> float | None:
+    """The largest relative difference of a step's loss to that of the reference in its round, which is the first.
+
+    None where the reference did not run, is this row, or trained on other rows a step.
+    """
+    exact = {run["round"]: run["losses"] for run in runs if run["reference"]}
+    pairs = [(run["losses"], exact[run["round"]]) for run in mine
+             if run["round"] in exact and run["same_rows"] and not run["reference"]]  # fmt: skip
+    return max((abs(loss / true - 1) for pair in pairs for loss, true in zip(*pair, strict=True)), default=None)
+
+
 HEAD = ("", "weights / autocast", "tokens/s", "ours is … times as fast", "of matmul rate", "peak GB", "ours takes",
-        "s to first step", "last training loss", "validation loss")  # fmt: skip
+        "s to first step")  # fmt: skip
+LOSS_HEAD = ("", "weights / autocast", "last training loss", "largest difference to float32", "validation loss")
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """A row's cells as text, in the order of HEAD."""
+    """A row's cells on speed and memory as text, in the order of HEAD."""
     ours = row["variant"] == REFERENCE or math.isnan(row["ratio"].median)
     return (
         row["words"],
@@ -80,7 +94,17 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["peak_gb"].words(".2f"),
         "" if ours else f"{row['memory'].words('.2f')} of it",
         row["first_step_seconds"].words(".0f"),
-        row["train_loss"].words(".3f"),
+    )
+
+
+def loss_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row's cells on what it learnt, in the order of LOSS_HEAD."""
+    off = row["off_reference"]
+    return (
+        row["words"],
+        row["format"],
+        row["train_loss"].words(".4f"),
+        "reference" if row["reference"] else "" if off is None else f"{off:.3%}",
         row["eval_loss"].words(".4f"),
     )
 

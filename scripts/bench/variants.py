@@ -3,21 +3,23 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from train.recipe import schema
-
 # Our rows in our order, so that each step trains on the rows of ours' step; what is packed keeps its own order.
 IN_ORDER = {"train_sampling_strategy": "sequential"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table. `trainer` is ours, trl or plain; an `extra` row runs in the first round only."""
+    """One row of the table. `trainer` is ours, trl or plain; an `extra` row runs in the first round only.
+
+    The losses of each step are compared with those of the one row that is the `reference`.
+    """
 
     name: str
     words: str
     trainer: str
     options: dict[str, Any] = field(default_factory=dict)
     extra: bool = False
+    reference: bool = False
 
     @property
     def packed(self) -> bool:
@@ -26,14 +28,16 @@ class Variant:
 
 
 def variants(dtype: str) -> list[Variant]:
-    """All variants, ours first; without the row for `packing: false` where recipes do not know that key.
+    """All variants, ours first. The reference is ours in float32, padded: where all is float32, `packing: false`.
 
     `dtype` is what this machine computes in. Without bfloat16 in hardware the others' defaults would multiply forty
     times as slowly as float32, so they get the switch that their users would take there, and their rows say so.
     """
-    can_unpack = "packing" in schema()["properties"]
-    unpacked = Variant("ours-unpacked", "tunefleet, packing: false", "ours", {"packing": False}, extra=True)
     half = dtype == "bfloat16"
+    unpacked = Variant("ours-unpacked", "tunefleet, packing: false", "ours", {"packing": False},
+                       extra=True, reference=not half)  # fmt: skip
+    exact = Variant("ours-fp32", "tunefleet, packing: false, dtype: float32", "ours",
+                    {"packing": False, "dtype": "float32"}, extra=True, reference=True)  # fmt: skip
     plain = IN_ORDER if half else {**IN_ORDER, "model_init_kwargs": {"dtype": "float32"}}
     default = {} if half else {"bf16": False}
     fast = {"gradient_checkpointing": False, **default}
@@ -43,7 +47,8 @@ def variants(dtype: str) -> list[Variant]:
     said = "" if half else ", bf16=False"
     return [
         Variant("ours", "tunefleet", "ours"),
-        *([unpacked] if can_unpack else []),
+        unpacked,
+        *([exact] if half else []),
         Variant("trl", f"TRL SFTTrainer{said}", "trl", {**IN_ORDER, **default}),
         Variant("trl-packing", f"TRL SFTTrainer, packing{said}", "trl", {"packing": True, **default}),
         Variant("plain", f"transformers Trainer + PEFT{'' if half else ', float32 weights'}", "plain", plain),

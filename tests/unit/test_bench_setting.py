@@ -193,6 +193,16 @@ def test_all_variants_have_names_of_their_own_and_ours_is_first(dtype):
     assert {"trl", "trl-packing", "plain"} <= set(names)
 
 
+@pytest.mark.parametrize(("dtype", "name"), [("bfloat16", "ours-fp32"), ("float32", "ours-unpacked")])
+def test_the_reference_is_one_row_of_ours_in_float32_and_padded_that_runs_once(dtype, name):
+    found = variants(dtype)
+    (reference,) = [variant for variant in found if variant.reference]
+    assert (reference.name, reference.extra, reference.options["packing"]) == (name, True, False)
+    assert reference.options.get("dtype", dtype) == "float32"
+    unpacked = [variant.options for variant in found if variant.options.get("packing") is False]
+    assert len({str(options) for options in unpacked}) == len(unpacked)
+
+
 def test_without_bfloat16_in_hardware_no_variant_computes_in_it_and_each_row_says_so():
     others = [variant for variant in variants("float32") if variant.trainer != "ours"]
     for variant in others:

@@ -7,19 +7,30 @@ import pytest
 
 from scripts.bench.page import markdown, picture, tables, terminal
 from scripts.bench.race import time_left
-from scripts.bench.table import HEAD, as_markdown, as_text, cells, number_format, spread, summarise
+from scripts.bench.table import (
+    HEAD,
+    LOSS_HEAD,
+    as_markdown,
+    as_text,
+    cells,
+    loss_cells,
+    number_format,
+    spread,
+    summarise,
+)
 
 
 def run(variant: str, number: int, rate: float, peak: float = 2.0, **more) -> dict:
     """One run's result."""
     return {"variant": variant, "words": f"the {variant}", "round": number, "tokens_per_second": rate, "peak_gb": peak,
-            "first_step_seconds": 12.0, "train_loss": 9.0, "eval_loss": 9.5, "all_tokens": 4000, "disturbed": 0.05,
+            "first_step_seconds": 12.0, "train_loss": 9.0, "losses": [9.0], "reference": False,
+            "same_rows": True, "eval_loss": 9.5, "all_tokens": 4000, "disturbed": 0.05,
             "facts": {"weights": ["bfloat16 frozen", "float32 trained"], "autocast_bf16": False}, **more}  # fmt: skip
 
 
 def cell(row: dict, head: str) -> str:
-    """A row's cell below the word of the head."""
-    return cells(row)[HEAD.index(head)]
+    """A row's cell below these words of a head."""
+    return cells(row)[HEAD.index(head)] if head in HEAD else loss_cells(row)[LOSS_HEAD.index(head)]
 
 
 RUNS = [
@@ -73,6 +84,21 @@ def test_ours_is_compared_with_nothing_and_a_table_without_ours_has_no_ratios():
     assert cell(trl, "ours takes") == "0.50 (0.25-0.60) of it"
     alone = summarise([run("trl", 0, 100.0)], [1000.0], 1e9)[0]
     assert cell(alone, "ours is … times as fast") == ""
+
+
+def test_the_largest_difference_of_a_steps_loss_to_the_reference_of_its_round_is_shown():
+    runs = [
+        run("ours", 0, 400.0, losses=[10.0, 8.08, 6.03]),
+        run("fp32", 0, 50.0, losses=[10.0, 8.0, 6.0], reference=True),
+        run("trl-packing", 0, 100.0, losses=[10.0, 9.0], same_rows=False),
+        run("ours", 1, 400.0, losses=[12.0, 9.0, 7.0]),
+    ]
+    ours, reference, packed = summarise(runs, [1000.0], 1e9)
+    assert cell(ours, "largest difference to float32") == "1.000%"
+    assert cell(reference, "largest difference to float32") == "reference"
+    assert cell(packed, "largest difference to float32") == ""
+    (alone,) = summarise(runs[:1], [1000.0], 1e9)
+    assert alone["off_reference"] is None
 
 
 def test_the_seconds_from_start_to_first_step_are_shown():
