@@ -52,7 +52,7 @@ STORAGE_SIZE ?=
 SETUP_FLAGS ?=
 ## folder with the operators' manifests, for clusters without network; empty: from their releases
 OPERATORS_DIR ?=
-## what make results copies: adapter, model, merged, report, logs, data, checkpoints; empty: all but the last two; make publish: merged, model or adapter; make bench: of train ranks data length merge
+## what make results copies: adapter, model, merged, report, logs, data, checkpoints; empty: all but the last two; make publish: merged, model or adapter; make bench: of train curve ranks data length merge
 WHAT ?=
 ## directory that make results copies to; empty: RUNS/<run>; make deliver: cluster or s3://bucket/prefix; make publish: directory, s3://bucket/prefix or hub:owner/name
 TO ?=
@@ -106,6 +106,8 @@ IN_IMAGE ?=
 SHARED ?= ../shared
 ## optimiser steps of each run of make bench, the first not counted
 STEPS ?= 4
+## optimiser steps of each run of make bench's loss curves
+STEPS_CURVE ?= 100
 ## how often each variant of make bench is measured
 ROUNDS ?= 3
 ## layers of the model of make bench
@@ -119,7 +121,7 @@ export REGISTRY REGISTRY_INSECURE INVENTORY LIMIT CHECK FORCE ALLOW ANSIBLE_FLAG
 export REVISION SHA256 STORE
 export PLACE RUNTIME WITH WITHOUT NAMESPACE CONTEXT STORAGE_CLASS STORAGE_SIZE SETUP_FLAGS OPERATORS_DIR WHAT TO POD FOLLOW JSON ON
 export TARGET BUILDER BASE_IMAGE ONECCL_INDEX COMPRESSION BUILD_FLAGS IN_IMAGE
-export STEPS ROUNDS LAYERS FRESH
+export STEPS STEPS_CURVE ROUNDS LAYERS FRESH
 
 VENV := .venv
 BASE := $(VENV)/.installed-base
@@ -162,7 +164,7 @@ IMAGE_FLAGS = --target "$$TARGET" --compression "$$COMPRESSION" $${BUILDER:+--bu
 	--build-flags="$$BUILD_FLAGS"
 
 # Values of bench.
-BENCH_FLAGS = --steps "$$STEPS" --rounds "$$ROUNDS" --layers "$$LAYERS" --shared "$$SHARED" \
+BENCH_FLAGS = --steps "$$STEPS" --steps-curve "$$STEPS_CURVE" --rounds "$$ROUNDS" --layers "$$LAYERS" --shared "$$SHARED" \
 	$${DATA:+--data "$$DATA"} $${THREADS:+--threads "$$THREADS"} $${WHAT:+--what $$WHAT} \
 	$$(test "$$FRESH" != 1 || echo --fresh)
 # Values of push, image-check and image-remove.
@@ -377,7 +379,7 @@ test-image: $(DEV) ## Build the image without network and run it: needs buildah,
 	$(PYTHON) -m pytest -m image
 
 .PHONY: bench
-bench: $(BASE) ## Ours beside TRL and transformers, in turns, on real rows; merge, ranks, data, length: WHAT=, STEPS=, LAYERS=, DATA=.
+bench: $(BASE) ## Ours beside TRL and transformers, in turns, on real rows; loss curves, merge, ranks, data, length: WHAT=, STEPS=.
 	@set -f; exec $(PYTHON) -m scripts.bench.bench $(BENCH_FLAGS)
 
 .PHONY: bench-remove

@@ -1,14 +1,13 @@
 """How fast fine-tuning is on this machine beside others: behind `make bench`.
 
-    python -m scripts.bench.bench [--what train ranks data length merge] [--steps 4] [--rounds 3] [--layers 6] [--fresh]
+    python -m scripts.bench.bench [--what train curve ranks data length merge] [--steps 4] [--rounds 3] [--fresh]
 
 Every finished run is kept: the same command goes on where it was interrupted, and shows the result again afterwards.
-Writes build/bench/result.json, result.md and result.png, and no document.
+Writes build/bench/result.json, result.md, result.png and curve.png, and no document.
 """
 
 import argparse
 import json
-import shutil
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 
 from scripts.bench.equipment import flop_per_token
 from scripts.bench.install import install
-from scripts.bench.page import markdown, picture, terminal
+from scripts.bench.page import CURVES, draw_curves, markdown, picture, terminal
 from scripts.bench.setting import PLACE, Setting, make_rows, make_setting
 from scripts.bench.table import summarise
 from scripts.bench.variants import variants
@@ -25,7 +24,7 @@ from scripts.bench.watch import MeasuredFailed
 from train.errors import InputError, problem, run_program
 from train.hardware import read_cpus
 
-WHAT = ("train", "ranks", "data", "length", "merge")
+WHAT = ("train", "curve", "ranks", "data", "length", "merge")
 
 
 def main() -> int:
@@ -34,14 +33,11 @@ def main() -> int:
     if wrong:
         raise InputError(problem("WHAT", " ".join(wrong), "is nothing to measure", f"take some of: {' '.join(WHAT)}"))
     setting = make_setting(given)
-    if given.fresh:
-        shutil.rmtree(setting.home)
-        setting = make_setting(given)
-    others = install() if "train" in given.what else {}
+    others = install() if {"train", "curve"} & set(given.what) else {}
     print(f"results are kept in {setting.home}", flush=True)
     try:
         make_rows(setting)
-        sections = {name: measure(name, setting, given.variants) for name in WHAT if name in given.what}
+        sections = {name: measure(name, setting, given) for name in WHAT if name in given.what}
     except MeasuredFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -59,6 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="", help="rows of instruction, input and output; default: SHARED's real ones")
     parser.add_argument("--shared", default="../shared", help="directory of the test equipment")
     parser.add_argument("--steps", type=int, default=4, help="optimiser steps of a run, the first not counted")
+    parser.add_argument("--steps-curve", type=int, default=100, help="optimiser steps of each run of the loss curves")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument("--layers", type=int, default=6, help="layers of the model")
     parser.add_argument("--threads", type=int, default=read_cpus().cores, help="threads of each; default: the cores")
@@ -73,13 +70,18 @@ def as_make(given: argparse.Namespace) -> str:
     """The command as a person types it."""
     words = {"WHAT": f'"{" ".join(given.what)}"' if given.what != list(WHAT) else "", "DATA": given.data}
     words |= {"STEPS": given.steps, "ROUNDS": given.rounds, "LAYERS": given.layers, "THREADS": given.threads}
+    words |= {"STEPS_CURVE": given.steps_curve if "curve" in given.what else ""}
     return " ".join(["make bench", *(f"{name}={value}" for name, value in words.items() if value)])
 
 
-def measure(name: str, setting: Setting, names: list[str]) -> dict[str, Any]:
+def measure(name: str, setting: Setting, given: argparse.Namespace) -> dict[str, Any]:
     """One section. Each lives in the module of its name, and none is loaded before it is wanted."""
     if name == "train":
-        return measure_training(setting, names)
+        return measure_training(setting, given.variants)
+    if name == "curve":
+        from scripts.bench.curve import curve
+
+        return curve(setting, given.steps_curve, given.fresh)
     if name == "ranks":
         from scripts.bench.ranks import ranks
 
@@ -117,8 +119,11 @@ def write(result: dict[str, Any], place: Path) -> None:
     (place / "result.json").write_text(json.dumps(result, indent=1, default=asdict) + "\n")
     (place / "result.md").write_text(markdown(result))
     picture(result, place / "result.png")
+    draw_curves(result, place / CURVES)
     print(f"\n{terminal(result)}\n")
-    print(f"written: {', '.join(str(relative(place / f'result.{kind}')) for kind in ('json', 'md', 'png'))}")
+    names = ["result.json", "result.md", *(["result.png"] if "train" in result["sections"] else []),
+             *([CURVES] if "curve" in result["sections"] else [])]  # fmt: skip
+    print(f"written: {', '.join(str(relative(place / name)) for name in names)}")
 
 
 def relative(path: Path) -> Path:

@@ -8,12 +8,15 @@ from typing import Any
 from scripts.bench.table import HEAD, LOSS_HEAD, as_markdown, as_text, cells, loss_cells, spread
 
 Rows = list[Sequence[str]]
+CURVES = "curve.png"  # beside the page
+CURVES_TITLE = "Loss curves"
 
 
 def tables(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
     """A title, rows (the first is the head) and a remark for each section that the result holds."""
     make = {
         "train": train_table,
+        "curve": curve_table,
         "ranks": ranks_table,
         "data": data_table,
         "length": length_table,
@@ -43,6 +46,26 @@ def train_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
         ("Training", [HEAD, *(cells(row) for row in found["rows"])], remark),
         ("Training: what was learnt", [LOSS_HEAD, *(loss_cells(row) for row in found["rows"])], learnt),
     ]
+
+
+def curve_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
+    """What ours and the others have learnt after many steps."""
+    found = result["sections"]["curve"]
+    ours = next(row["eval_loss"].median for row in found["rows"] if row["variant"] == "ours")
+    rows: Rows = [("", "weights / autocast", "first step's loss", "last step's loss", "validation loss",
+                   "ours' median from its")]  # fmt: skip
+    for row in found["rows"]:
+        theirs = row["eval_loss"]
+        off = f"{ours - theirs.median:+.4f}, {'in' if theirs.least <= ours <= theirs.greatest else 'outside'} its range"
+        first = spread([run["losses"][0] for run in found["runs"] if run["variant"] == row["variant"]])
+        rows.append((row["words"], row["format"], first.words(".4f"), row["train_loss"].words(".4f"),
+                     theirs.words(".4f"), "" if row["variant"] == "ours" else off))  # fmt: skip
+    remark = (
+        f"Median (least-greatest) over {found['rows'][0]['rounds']} seeds, the same for each row, after "
+        f"{found['steps']} steps of 32 rows with a small model: {words(found['geometry'])}, random weights. The losses "
+        f"of all steps over each other: {CURVES}."
+    )
+    return [(CURVES_TITLE, rows, remark)]
 
 
 def ranks_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
@@ -136,6 +159,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     for title, rows, remark in tables(result):
         lines += ["", f"## {title}", "", as_markdown(rows), "", remark]
+        lines += ["", f"![{title}]({CURVES})"] if title == CURVES_TITLE else []
     return "\n".join(lines) + "\n"
 
 
@@ -169,5 +193,33 @@ def picture(result: dict[str, Any], path: Path) -> None:
     hardware = result["setting"]["hardware"]
     axes.set_title(f"LoRA fine-tuning, {hardware['cores']} cores of {hardware['cpu']}", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+
+
+def draw_curves(result: dict[str, Any], path: Path) -> None:
+    """The losses of ours and the others over each other, a panel a seed; nothing where none were measured."""
+    if "curve" not in result["sections"]:
+        return
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    runs = result["sections"]["curve"]["runs"]
+    rounds = sorted({run["round"] for run in runs})
+    styles = {"ours": {"color": "#9cc4e4", "linewidth": 4}, "trl": {"color": "#c1121f", "linewidth": 1.2},
+              "plain": {"color": "#222222", "linewidth": 1.2, "linestyle": (0, (4, 3))}}  # fmt: skip
+    figure, panels = plt.subplots(1, len(rounds), figsize=(4.2 * len(rounds), 3.4), sharey=True, squeeze=False,
+                                  layout="constrained")  # fmt: skip
+    for number, axes in zip(rounds, panels[0], strict=True):
+        for run in (run for run in runs if run["round"] == number):
+            steps = range(1, len(run["losses"]) + 1)
+            axes.plot(steps, run["losses"], label=run["words"], **styles[run["variant"]])
+        axes.set_title(f"seed {number + 1}", loc="left", fontsize=10)
+        axes.set_xlabel("optimiser step")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].set_ylabel("training loss")
+    panels[0][0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=140)
     plt.close(figure)

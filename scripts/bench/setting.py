@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,9 +62,10 @@ class Setting:
 
 def make_setting(given: Any) -> Setting:
     """The setting that the command asks for. Raises InputError where it cannot be."""
-    if given.steps <= WARMUP:
-        what = f"{given.steps} steps leave none to count after {WARMUP} of warm-up"
-        raise InputError(problem("STEPS", "", what, f"give at least {WARMUP + 1}"))
+    for name, steps in (("STEPS", given.steps), ("STEPS_CURVE", given.steps_curve)):
+        if steps <= WARMUP:
+            what = f"{steps} steps leave none to count after {WARMUP} of warm-up"
+            raise InputError(problem(name, "", what, f"give at least {WARMUP + 1}"))
     rows = find_rows(given.data, given.shared)
     read_rows(rows)
     geometry = {"num_hidden_layers": given.layers, **json.loads(given.geometry)}
@@ -73,11 +75,26 @@ def make_setting(given: Any) -> Setting:
         "product": hash_product(), "versions": versions(),
         "hardware": {**describe_hardware(), "memory_gb": None},
     }  # fmt: skip
-    key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:10]
-    home = given.place / key
+    home = make_home(record, given.place, given.fresh)
+    return Setting(rows, given.layers, given.steps, given.rounds, given.threads, geometry, home, record)
+
+
+def make_home(record: dict[str, Any], place: Path, fresh: bool) -> Path:
+    """The directory of the results under the key of all that decides them, emptied where it is to be `fresh`."""
+    home = place / hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:10]
+    if fresh and home.exists():
+        shutil.rmtree(home)
     home.mkdir(parents=True, exist_ok=True)
     write_json(home / "setting.json", record)
-    return Setting(rows, given.layers, given.steps, given.rounds, given.threads, geometry, home, record)
+    return home
+
+
+def change_setting(setting: Setting, geometry: dict[str, int], steps: int, rounds: int, fresh: bool) -> Setting:
+    """The same with another model and number of steps, and so with a directory of its own."""
+    record = {**setting.record, "geometry": geometry, "steps": steps}
+    home = make_home(record, setting.home.parent, fresh)
+    layers = geometry["num_hidden_layers"]
+    return replace(setting, layers=layers, geometry=geometry, steps=steps, rounds=rounds, home=home, record=record)
 
 
 def hash_product() -> str:

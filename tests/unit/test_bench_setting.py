@@ -82,6 +82,19 @@ def test_flop_counts_every_weight_but_the_input_embedding(world):
     assert equipment.flop_per_token(made.model) == 4 * (layer + 32 + 32 * 32000)
 
 
+def test_another_model_and_number_of_steps_have_a_directory_of_their_own_and_only_fresh_empties_it(tmp_path):
+    base = setting.Setting(tmp_path / "rows", 6, 4, 3, 2, {}, tmp_path / "home", {"dtype": "float32", "steps": 4})
+    small = setting.change_setting(base, {"num_hidden_layers": 2}, 50, 1, fresh=False)
+    assert (small.home.parent, small.layers, small.steps, small.dtype) == (tmp_path, 2, 50, "float32")
+    kept = small.home / "kept.json"
+    kept.write_text("{}")
+    assert setting.change_setting(base, {"num_hidden_layers": 2}, 50, 1, fresh=False).home == small.home
+    assert setting.change_setting(base, {"num_hidden_layers": 2}, 51, 1, fresh=True).home != small.home
+    assert kept.exists()
+    setting.change_setting(base, {"num_hidden_layers": 2}, 50, 1, fresh=True)
+    assert not kept.exists()
+
+
 # ---- what is refused ----
 
 
@@ -100,7 +113,9 @@ def test_without_rows_it_says_which_to_give(tmp_path):
 def test_an_unknown_section_is_refused_with_those_there_are():
     found = bench("--what", "train", "speed")
     assert found.returncode == 2
-    assert "WHAT: speed: is nothing to measure\n  fix: take some of: train ranks data length merge" in found.stderr
+    assert (
+        "WHAT: speed: is nothing to measure\n  fix: take some of: train curve ranks data length merge" in found.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,14 +140,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_the_default_counts_more_than_one_step_and_the_command_and_make_agree_on_it(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench"])
-    steps = parse_arguments().steps
-    assert steps - setting.WARMUP >= 3
-    assert f"\nSTEPS ?= {steps}\n" in MAKEFILE
+    given = parse_arguments()
+    assert given.steps - setting.WARMUP >= 3
+    assert f"\nSTEPS ?= {given.steps}\n" in MAKEFILE
+    assert f"\nSTEPS_CURVE ?= {given.steps_curve}\n" in MAKEFILE
 
 
 def test_steps_that_leave_none_to_count_are_refused(tmp_path):
-    with pytest.raises(InputError, match="1 steps leave none to count"):
-        setting.make_setting(SimpleNamespace(steps=1))
+    with pytest.raises(InputError, match="STEPS: 1 steps leave none to count"):
+        setting.make_setting(SimpleNamespace(steps=1, steps_curve=100))
+    with pytest.raises(InputError, match="STEPS_CURVE: 1 steps leave none to count"):
+        setting.make_setting(SimpleNamespace(steps=4, steps_curve=1))
 
 
 # ---- what is seen of a run ----

@@ -5,7 +5,7 @@
 
 import pytest
 
-from scripts.bench.page import markdown, picture, tables, terminal
+from scripts.bench.page import draw_curves, markdown, picture, tables, terminal
 from scripts.bench.race import time_left
 from scripts.bench.table import (
     HEAD,
@@ -146,6 +146,30 @@ def test_data_preparation_is_compared_with_training_where_both_were_measured():
         result(train=training(RUNS), data={"sizes": sizes})
     )
     assert "times as fast" not in terminal(result(data={"sizes": sizes}))
+
+
+def curves(ours: float) -> dict:
+    """The section of loss curves with two seeds, ours' median validation loss given."""
+    runs = [run(name, seed, 100.0, losses=[10.0, 9.0, 8.5], eval_loss=loss + seed / 100)
+            for seed in (0, 1) for name, loss in (("ours", ours - 0.005), ("trl", 8.4))]  # fmt: skip
+    return {"runs": runs, "rows": summarise(runs, [1000.0], 1e9), "steps": 3, "geometry": {"hidden_size": 256}}
+
+
+def test_the_curves_table_says_whether_ours_median_lies_in_the_range_of_the_others():
+    ((_, rows, remark),) = tables(result(curve=curves(8.409)))
+    assert rows[1][4:] == ("8.4090 (8.4040-8.4140)", "")
+    assert rows[2][4:] == ("8.4050 (8.4000-8.4100)", "+0.0040, in its range")
+    assert "over 2 seeds" in remark
+    ((_, rows, _),) = tables(result(curve=curves(8.43)))
+    assert rows[2][5] == "+0.0250, outside its range"
+
+
+def test_the_curves_are_drawn_beside_their_table_where_they_were_measured_and_not_otherwise(tmp_path):
+    draw_curves(result(curve=curves(8.4)), tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "![Loss curves](curve.png)" in markdown(result(curve=curves(8.4)))
+    draw_curves(result(), tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_the_page_names_machine_versions_and_command(tmp_path):

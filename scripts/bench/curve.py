@@ -1,0 +1,25 @@
+"""WHAT=curve: what ours and the others have learnt after many steps of a small model, over several seeds."""
+
+from typing import Any
+
+from scripts.bench.equipment import flop_per_token
+from scripts.bench.race import race
+from scripts.bench.setting import Setting, change_setting, make_rows
+from scripts.bench.table import summarise
+from scripts.bench.variants import variants
+
+SMALL = {
+    "num_hidden_layers": 4, "hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+COMPARED = ("ours", "trl", "plain")
+SEEDS = 3
+
+
+def curve(setting: Setting, steps: int, fresh: bool) -> dict[str, Any]:
+    """The losses of every step and the validation loss after the last, of each variant and seed."""
+    small = change_setting(setting, SMALL, steps, min(SEEDS, setting.rounds), fresh)
+    make_rows(small)
+    found = race(small, [variant for variant in variants(small.dtype) if variant.name in COMPARED])
+    rows = summarise(found["runs"], found["matmul_gflops"], flop_per_token(small.model))
+    return {"runs": found["runs"], "rows": rows, "steps": steps, "geometry": SMALL}
