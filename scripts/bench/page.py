@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.bench.table import HEAD, LOSS_HEAD, as_markdown, as_text, cells, loss_cells, spread
+from scripts.bench.table import HEAD, LOSS_HEAD, as_markdown, as_text, cells, loss_cells, spread, verdict
 
 Rows = list[Sequence[str]]
 CURVES = "curve.png"  # beside the page
@@ -30,6 +30,7 @@ def train_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
     found, setting = result["sections"]["train"], result["setting"]
     rate = spread(found["matmul_gflops"])
     remark = (
+        f"{verdict(found['rows'])}"
         f"Median (least-greatest) over the rounds of the command, one seed a round; a row without a spread ran once. "
         f"Real tokens only, the first step not counted. Share: tokens/s x {found['flop_per_token'] / 1e9:.2f} GFLOP (4 "
         f"for each weight that multiplies, whatever a variant saves or does twice) over the measured rate in "

@@ -96,9 +96,10 @@ def make_job(setting: Setting, variant: Variant, shared: SimpleNamespace, output
         accumulation = max(1, round(sum(shared.tokens) / MAX_LENGTH / MICRO_BATCH / setting.steps))
     return {
         "trainer": variant.trainer, "options": variant.options, "model": str(setting.model),
-        "rows": str(shared.place / "rows.jsonl"), "output": str(output), "micro_batch": MICRO_BATCH,
-        "accumulation": accumulation, "max_length": MAX_LENGTH, "learning_rate": recipe.learning_rate,
-        "lora_r": recipe.lora_r, "lora_alpha": recipe.lora_alpha, "seed": shared.seed,
+        "rows": str(shared.place / "rows.jsonl"), "output": str(output), "micro_batch": variant.micro_batch,
+        "accumulation": accumulation * MICRO_BATCH // variant.micro_batch, "max_length": MAX_LENGTH,
+        "learning_rate": recipe.learning_rate, "lora_r": recipe.lora_r, "lora_alpha": recipe.lora_alpha,
+        "seed": shared.seed,
     }  # fmt: skip
 
 

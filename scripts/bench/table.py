@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REFERENCE = "ours"
+PACKING = ("trl-packing", "trl-packing-one")  # with other sizes of a micro-batch
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,19 @@ def number_format(facts: dict[str, Any]) -> str:
     """`float32 / bfloat16`: what the frozen base weights are kept in, and what autocast turns them into."""
     kept = [kind.removesuffix(" frozen") for kind in facts["weights"] if kind.endswith(" frozen")]
     return f"{', '.join(kept)} / {'bfloat16' if facts['autocast_bf16'] else 'none'}"
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """Ours beside TRL's default and beside the better of its two rows with packing; empty where none of them ran."""
+    found = {row["variant"]: row for row in rows if not math.isnan(row["ratio"].median)}
+    packing = [found[name] for name in PACKING if name in found]
+    against = [found["trl"]] if "trl" in found else []
+    against += [min(packing, key=lambda row: row["ratio"].median)] if packing else []
+    said = [
+        f"{row['ratio'].words('.2f')} times as fast as {row['words']}, in {row['memory'].words('.2f')} of its memory"
+        for row in against
+    ]
+    return f"Ours is {'; '.join(said)}. " if said else ""
 
 
 def off_reference(mine: list[dict[str, Any]], runs: list[dict[str, Any]]) -> float | None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from scripts.bench.equipment import MICRO_BATCH
+
 # Our rows in our order, so that each step trains on the rows of ours' step; what is packed keeps its own order.
 IN_ORDER = {"train_sampling_strategy": "sequential"}
 
@@ -20,6 +22,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     extra: bool = False
     reference: bool = False
+    micro_batch: int = MICRO_BATCH  # per_device_train_batch_size; gradients are accumulated to the same step
 
     @property
     def packed(self) -> bool:
@@ -51,6 +54,9 @@ def variants(dtype: str) -> list[Variant]:
         *([exact] if half else []),
         Variant("trl", f"TRL SFTTrainer{said}", "trl", {**IN_ORDER, **default}),
         Variant("trl-packing", f"TRL SFTTrainer, packing{said}", "trl", {"packing": True, **default}),
+        # To TRL a micro-batch of packs is one row of all their tokens with a dense mask, and 4 packs may be slower so.
+        Variant("trl-packing-one", f"TRL SFTTrainer, packing, per_device_train_batch_size=1{said}", "trl",
+                {"packing": True, **default}, micro_batch=1),
         Variant("plain", f"transformers Trainer + PEFT{'' if half else ', float32 weights'}", "plain", plain),
         Variant("trl-fast", f"TRL, gradient_checkpointing=False, {weights}", "trl", {**IN_ORDER, **fast}, extra=True),
         Variant("trl-packing-fast", f"TRL, packing, gradient_checkpointing=False, {weights}", "trl",

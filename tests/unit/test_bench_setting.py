@@ -14,7 +14,7 @@ import pytest
 
 from scripts.bench import equipment, setting, watch
 from scripts.bench.bench import parse_arguments
-from scripts.bench.race import figures, read_facts
+from scripts.bench.race import figures, make_job, read_facts
 from scripts.bench.variants import variants
 from tests.makefile import MAKEFILE
 from train.data_tokens import load_codec
@@ -209,6 +209,16 @@ def test_all_variants_have_names_of_their_own_and_ours_is_first(dtype):
     assert names[0] == "ours"
     assert len(set(names)) == len(names)
     assert {"trl", "trl-packing", "plain"} <= set(names)
+
+
+def test_packs_one_at_a_time_make_the_same_steps_as_four_at_a_time(world):
+    made, shared = world
+    jobs = {variant.name: make_job(made, variant, shared, shared.place) for variant in variants("bfloat16")}
+    four, one = jobs["trl-packing"], jobs["trl-packing-one"]
+    assert (four["micro_batch"], one["micro_batch"]) == (equipment.MICRO_BATCH, 1)
+    assert one["accumulation"] == equipment.MICRO_BATCH * four["accumulation"]
+    assert one["options"] == four["options"]
+    assert jobs["trl"]["micro_batch"] * jobs["trl"]["accumulation"] == equipment.GLOBAL_BATCH
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("bfloat16", "ours-fp32"), ("float32", "ours-unpacked")])

@@ -17,6 +17,7 @@ from scripts.bench.table import (
     number_format,
     spread,
     summarise,
+    verdict,
 )
 
 
@@ -84,6 +85,20 @@ def test_ours_is_compared_with_nothing_and_a_table_without_ours_has_no_ratios():
     assert cell(trl, "ours takes") == "0.50 (0.25-0.60) of it"
     alone = summarise([run("trl", 0, 100.0)], [1000.0], 1e9)[0]
     assert cell(alone, "ours is … times as fast") == ""
+
+
+@pytest.mark.parametrize(("one", "faster"), [(150.0, "the trl-packing-one"), (120.0, "the trl-packing")])
+def test_in_words_ours_is_compared_with_the_better_of_the_two_that_pack(one, faster):
+    packing = [run("trl-packing", 0, 125.0, 1.5), run("trl-packing-one", 0, one, 1.6)]
+    said = verdict(summarise([*RUNS[:2], *packing], [1000.0], 1e9))
+    assert said.startswith("Ours is 4.00 times as fast as the trl, in 0.50 of its memory; ")
+    assert f" times as fast as {faster}, in " in said
+    assert said.count("times as fast") == 2
+
+
+def test_where_ours_or_the_others_did_not_run_nothing_is_said():
+    assert verdict(summarise(RUNS[:1], [1000.0], 1e9)) == ""
+    assert verdict(summarise(RUNS[1:2], [1000.0], 1e9)) == ""
 
 
 def test_the_largest_difference_of_a_steps_loss_to_the_reference_of_its_round_is_shown():
