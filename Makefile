@@ -112,7 +112,7 @@ STEPS_CURVE ?= 100
 ROUNDS ?= 3
 ## layers of the model of make bench
 LAYERS ?= 6
-## FRESH=1: make bench forgets what it measured with these parameters
+## FRESH=1: make bench forgets what it measured with these parameters, and installs current releases to compare with
 FRESH ?=
 
 # Recipes read these from the environment, in quotes: a value with spaces stays one value.

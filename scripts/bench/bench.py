@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench.equipment import flop_per_token
-from scripts.bench.install import install
+from scripts.bench.install import install, present
 from scripts.bench.page import CURVES, draw_curves, markdown, picture, terminal
-from scripts.bench.setting import PLACE, Setting, make_rows, make_setting
+from scripts.bench.setting import PLACE, Setting, check_given, make_rows, make_setting
 from scripts.bench.table import summarise
 from scripts.bench.variants import variants
 from scripts.bench.watch import MeasuredFailed
@@ -32,8 +32,10 @@ def main() -> int:
     wrong = sorted(set(given.what) - set(WHAT))
     if wrong:
         raise InputError(problem("WHAT", " ".join(wrong), "is nothing to measure", f"take some of: {' '.join(WHAT)}"))
-    setting = make_setting(given)
-    others = install() if {"train", "curve"} & set(given.what) else {}
+    check_given(given)
+    compared = bool({"train", "curve"} & set(given.what))
+    others = install(given.fresh) if compared else present()
+    setting = make_setting(given, others)
     print(f"results are kept in {setting.home}", flush=True)
     try:
         make_rows(setting)
@@ -43,7 +45,7 @@ def main() -> int:
         return 1
     result = {
         "date": datetime.now(UTC).date().isoformat(), "command": as_make(given),
-        "setting": setting.record, "others": others, "sections": sections,
+        "setting": setting.record, "others": others if compared else {}, "sections": sections,
     }  # fmt: skip
     write(result, given.place)
     return 0
@@ -62,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", default=[], help="of the table's rows only these; default: all")
     parser.add_argument("--geometry", default="{}", help="JSON: other values of the model's configuration, for tests")
     parser.add_argument("--place", type=Path, default=PLACE, help="where results lie")
-    parser.add_argument("--fresh", action="store_true", help="forget what was measured with these parameters")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured so; install the others anew")
     return parser.parse_args()
 
 

@@ -16,13 +16,13 @@ PACKAGES = ("trl", "peft", "transformers", "accelerate", "datasets")
 NAMED = ("torch", "trl", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
-def install() -> dict[str, str]:
+def install(fresh: bool) -> dict[str, str]:
     """Install the others where they are not, and return the versions of all that decide what is measured.
 
-    Raises InputError where pip cannot.
+    With `fresh` they are installed anew, at the releases of today. Raises InputError where pip cannot.
     """
-    if VERSIONS.exists():
-        return json.loads(VERSIONS.read_text())
+    if VERSIONS.exists() and not fresh:
+        return present()
     torch = (ROOT / "requirements-torch.txt").read_text().split()[-1]
     print(f"installing {torch} and {', '.join(PACKAGES)} into {PLACE.relative_to(ROOT)} (once)", flush=True)
     shutil.rmtree(PLACE, ignore_errors=True)
@@ -37,7 +37,12 @@ def install() -> dict[str, str]:
             fix = 'see to pip\'s access to a package index; WHAT="ranks data length" needs none of them'
             raise InputError(problem("make bench", "", what, fix))
     VERSIONS.write_text(json.dumps(installed()) + "\n")
-    return installed()
+    return present()
+
+
+def present() -> dict[str, str]:
+    """The versions that were installed; none where nothing is, or not wholly."""
+    return json.loads(VERSIONS.read_text()) if VERSIONS.exists() else {}
 
 
 def installed() -> dict[str, str]:

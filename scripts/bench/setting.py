@@ -33,6 +33,7 @@ from train.results import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / "build" / "bench"
+SHOWN = ("__init__", "bench", "page", "profile", "table")  # modules that measure nothing: they show what was measured
 WARMUP = 1  # steps that are trained and not counted: the first compiles kernels
 
 
@@ -60,19 +61,28 @@ class Setting:
         return self.home / "model"
 
 
-def make_setting(given: Any) -> Setting:
-    """The setting that the command asks for. Raises InputError where it cannot be."""
+def check_given(given: Any) -> Path:
+    """The rows that the command asks for. Raises InputError where those or its numbers cannot be."""
     for name, steps in (("STEPS", given.steps), ("STEPS_CURVE", given.steps_curve)):
         if steps <= WARMUP:
             what = f"{steps} steps leave none to count after {WARMUP} of warm-up"
             raise InputError(problem(name, "", what, f"give at least {WARMUP + 1}"))
     rows = find_rows(given.data, given.shared)
     read_rows(rows)
+    return rows
+
+
+def make_setting(given: Any, others: dict[str, str]) -> Setting:
+    """The setting that the command asks for; `others` are their versions, which decide results as ours do.
+
+    Raises InputError where it cannot be.
+    """
+    rows = check_given(given)
     geometry = {"num_hidden_layers": given.layers, **json.loads(given.geometry)}
     record = {
         "rows": rows.name, "rows_sha256": hash_file(rows), "geometry": geometry, "steps": given.steps,
         "threads": given.threads, "dtype": str(choose_dtype("auto")[0]).removeprefix("torch."),
-        "product": hash_product(), "versions": versions(),
+        "product": hash_product(), "versions": versions(), "others": others,
         "hardware": {**describe_hardware(), "memory_gb": None},
     }  # fmt: skip
     home = make_home(record, given.place, given.fresh)
@@ -100,7 +110,7 @@ def change_setting(setting: Setting, geometry: dict[str, int], steps: int, round
 def hash_product() -> str:
     """A hash of the programs that are measured, and of how: results of other code are other results."""
     digest = hashlib.sha256()
-    how = [Path(__file__).with_name(f"{name}.py") for name in ("competitor", "equipment", "programs", "variants")]
+    how = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem not in SHOWN)
     for path in [*sorted((ROOT / "train").rglob("*.py")), ROOT / "schemas" / "train.schema.json", *how]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

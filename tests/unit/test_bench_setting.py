@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scripts.bench import equipment, setting, watch
+from scripts.bench import equipment, install, setting, watch
 from scripts.bench.bench import parse_arguments
 from scripts.bench.race import figures, make_job, read_facts
 from scripts.bench.variants import variants
@@ -82,6 +83,50 @@ def test_flop_counts_every_weight_but_the_input_embedding(world):
     assert equipment.flop_per_token(made.model) == 4 * (layer + 32 + 32 * 32000)
 
 
+@pytest.fixture
+def given(tmp_path) -> SimpleNamespace:
+    """A command's values, with rows that can be measured on."""
+    rows = equipment.write_rows(tmp_path / "given.jsonl", rows_of(80))
+    return SimpleNamespace(steps=4, steps_curve=100, data=str(rows), shared="", geometry="{}", layers=1, rounds=1,
+                           threads=1, place=tmp_path / "place", fresh=False)  # fmt: skip
+
+
+def test_other_releases_of_the_others_are_another_key(given):
+    one, same, newer = (setting.make_setting(given, {"trl": release}) for release in ("1.16.0", "1.16.0", "1.17.0"))
+    assert one.home == same.home != newer.home
+    assert newer.record["others"] == {"trl": "1.17.0"}
+
+
+def test_the_key_holds_every_module_of_the_benchmark_that_measures(tmp_path, monkeypatch):
+    bench = tmp_path / "scripts" / "bench"
+    shutil.copytree(Path(setting.__file__).parent, bench)
+    monkeypatch.setattr(setting, "__file__", str(bench / "setting.py"))
+    before = setting.hash_product()
+    for name in ("watch", "race", "setting", "competitor", "equipment", "programs", "variants", "matmul", "curve"):
+        kept = (bench / f"{name}.py").read_text()
+        (bench / f"{name}.py").write_text(kept + "# changed\n")
+        assert setting.hash_product() != before, name
+        (bench / f"{name}.py").write_text(kept)
+    (bench / "page.py").write_text("# shown in other words\n")
+    assert setting.hash_product() == before
+
+
+def test_only_fresh_installs_the_others_anew(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(install, "PLACE", install.ROOT / "build" / "not-there")
+    monkeypatch.setattr(install, "VERSIONS", tmp_path / "versions.json")
+    monkeypatch.setattr(install, "installed", lambda: {"trl": "1.17.0"})
+    monkeypatch.setattr(
+        install.subprocess, "run", lambda command, **_: commands.append(command) or SimpleNamespace(returncode=0)
+    )
+    assert install.present() == {}
+    (tmp_path / "versions.json").write_text('{"trl": "1.16.0"}')
+    assert install.install(fresh=False) == install.present() == {"trl": "1.16.0"}
+    assert not commands
+    assert install.install(fresh=True) == install.present() == {"trl": "1.17.0"}
+    assert "trl" in commands[-1]
+
+
 def test_another_model_and_number_of_steps_have_a_directory_of_their_own_and_only_fresh_empties_it(tmp_path):
     base = setting.Setting(tmp_path / "rows", 6, 4, 3, 2, {}, tmp_path / "home", {"dtype": "float32", "steps": 4})
     small = setting.change_setting(base, {"num_hidden_layers": 2}, 50, 1, fresh=False)
@@ -148,9 +193,9 @@ def test_the_default_counts_more_than_one_step_and_the_command_and_make_agree_on
 
 def test_steps_that_leave_none_to_count_are_refused(tmp_path):
     with pytest.raises(InputError, match="STEPS: 1 steps leave none to count"):
-        setting.make_setting(SimpleNamespace(steps=1, steps_curve=100))
+        setting.check_given(SimpleNamespace(steps=1, steps_curve=100))
     with pytest.raises(InputError, match="STEPS_CURVE: 1 steps leave none to count"):
-        setting.make_setting(SimpleNamespace(steps=4, steps_curve=1))
+        setting.check_given(SimpleNamespace(steps=4, steps_curve=1))
 
 
 # ---- what is seen of a run ----
