@@ -75,17 +75,18 @@ def run(setting: Setting, variant: Variant, shared: SimpleNamespace) -> dict[str
     result = figures(seen, shared.tokens, exact=not variant.packed)
     return {
         "variant": variant.name, "words": variant.words, "reference": variant.reference,
-        "same_rows": not variant.packed, **result, "eval_loss": loss, "facts": read_facts(output),
+        "same_rows": not variant.packed, **result, "eval_loss": loss, "facts": read_facts(output, variant),
     }  # fmt: skip
 
 
-def read_facts(output: Path) -> dict[str, Any]:
+def read_facts(output: Path, variant: Variant) -> dict[str, Any]:
     """What a run's defaults came to: facts.json of the others, and as much of ours from its own record."""
     if (output / "facts.json").exists():
         return json.loads((output / "facts.json").read_text())
     record = json.loads((output / "training.json").read_text())
     autocast = record["path"]["autocast"] and record["dtype"] == "bfloat16"
-    return {"weights": [f"{record['dtype']} frozen"], "autocast_bf16": autocast, "path": record["path"]}
+    kept = f"4-bit for {record['dtype']}" if variant.options.get("method") == "qlora" else record["dtype"]
+    return {"weights": [f"{kept} frozen"], "autocast_bf16": autocast, "path": record["path"]}
 
 
 def make_job(setting: Setting, variant: Variant, shared: SimpleNamespace, output: Path) -> dict[str, Any]:

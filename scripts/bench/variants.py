@@ -52,6 +52,7 @@ def variants(dtype: str) -> list[Variant]:
         Variant("ours", "tunefleet", "ours"),
         unpacked,
         *([exact] if half else []),
+        Variant("ours-qlora", "tunefleet, method: qlora", "ours", {"method": "qlora"}, extra=True),
         Variant("trl", f"TRL SFTTrainer{said}", "trl", {**IN_ORDER, **default}),
         Variant("trl-packing", f"TRL SFTTrainer, packing{said}", "trl", {"packing": True, **default}),
         # To TRL a micro-batch of packs is one row of all their tokens with a dense mask, and 4 packs may be slower so.

@@ -16,7 +16,7 @@ import pytest
 from scripts.bench import equipment, install, setting, watch
 from scripts.bench.bench import parse_arguments
 from scripts.bench.race import figures, make_job, read_facts
-from scripts.bench.variants import variants
+from scripts.bench.variants import Variant, variants
 from tests.makefile import MAKEFILE
 from train.data_tokens import load_codec
 from train.errors import InputError
@@ -243,9 +243,11 @@ def test_a_run_that_trained_on_other_tokens_is_no_result():
 )
 def test_ours_number_format_is_read_from_its_own_record(tmp_path, dtype, autocast, expected):
     (tmp_path / "training.json").write_text(json.dumps({"dtype": dtype, "path": {"autocast": autocast}}))
-    found = read_facts(tmp_path)
+    found = read_facts(tmp_path, Variant("ours", "", "ours"))
     assert found["weights"] == [f"{dtype} frozen"]
     assert found["autocast_bf16"] is expected
+    found = read_facts(tmp_path, Variant("ours-qlora", "", "ours", {"method": "qlora"}))
+    assert found["weights"] == [f"4-bit for {dtype} frozen"]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -254,6 +256,12 @@ def test_all_variants_have_names_of_their_own_and_ours_is_first(dtype):
     assert names[0] == "ours"
     assert len(set(names)) == len(names)
     assert {"trl", "trl-packing", "plain"} <= set(names)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_qlora_runs_once_beside_ours(dtype):
+    (qlora,) = [variant for variant in variants(dtype) if variant.options.get("method") == "qlora"]
+    assert (qlora.trainer, qlora.extra, qlora.options) == ("ours", True, {"method": "qlora"})
 
 
 def test_packs_one_at_a_time_make_the_same_steps_as_four_at_a_time(world):
