@@ -118,7 +118,7 @@ def loss_cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["words"],
         row["format"],
         row["train_loss"].words(".4f"),
-        "reference" if row["reference"] else "" if off is None else f"{off:.3%}",
+        "reference" if row["reference"] else "" if off is None else f"{off:.1e}",
         row["eval_loss"].words(".4f"),
     )
 

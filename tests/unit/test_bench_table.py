@@ -109,7 +109,7 @@ def test_the_largest_difference_of_a_steps_loss_to_the_reference_of_its_round_is
         run("ours", 1, 400.0, losses=[12.0, 9.0, 7.0]),
     ]
     ours, reference, packed = summarise(runs, [1000.0], 1e9)
-    assert cell(ours, "largest difference to float32") == "1.000%"
+    assert cell(ours, "largest difference to float32") == "1.0e-02"
     assert cell(reference, "largest difference to float32") == "reference"
     assert cell(packed, "largest difference to float32") == ""
     (alone,) = summarise(runs[:1], [1000.0], 1e9)
