@@ -63,8 +63,8 @@ def curve_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
                      theirs.words(".4f"), "" if row["variant"] == "ours" else off))  # fmt: skip
     remark = (
         f"Median (least-greatest) over {found['rows'][0]['rounds']} seeds, the same for each row, after "
-        f"{found['steps']} steps of 32 rows with a small model: {words(found['geometry'])}, random weights. The losses "
-        f"of all steps over each other: {CURVES}."
+        f"{found['steps']} steps of 32 rows with a small model: {words(found['geometry'])}, random weights; "
+        f"{words(found['recipe'])}. The losses of all steps over each other: {CURVES}."
     )
     return [(CURVES_TITLE, rows, remark)]
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +49,7 @@ class Setting:
     geometry: dict[str, int]
     home: Path
     record: dict[str, Any]
+    recipe: dict[str, Any] = field(default_factory=dict)  # keys that differ from the recipe of all measurements
 
     @property
     def dtype(self) -> str:
@@ -99,12 +100,16 @@ def make_home(record: dict[str, Any], place: Path, fresh: bool) -> Path:
     return home
 
 
-def change_setting(setting: Setting, geometry: dict[str, int], steps: int, rounds: int, fresh: bool) -> Setting:
-    """The same with another model and number of steps, and so with a directory of its own."""
-    record = {**setting.record, "geometry": geometry, "steps": steps}
+def change_setting(
+    setting: Setting, geometry: dict[str, Any], recipe: dict[str, Any], steps: int, rounds: int, fresh: bool
+) -> Setting:
+    """The same with another model, other keys and number of steps, and so with a directory of its own."""
+    record = {**setting.record, "geometry": geometry, "recipe": recipe, "steps": steps}
     home = make_home(record, setting.home.parent, fresh)
     layers = geometry["num_hidden_layers"]
-    return replace(setting, layers=layers, geometry=geometry, steps=steps, rounds=rounds, home=home, record=record)
+    return replace(
+        setting, layers=layers, geometry=geometry, recipe=recipe, steps=steps, rounds=rounds, home=home, record=record
+    )
 
 
 def hash_product() -> str:
@@ -144,7 +149,7 @@ def make_round(setting: Setting, number: int) -> SimpleNamespace:
     changes = {
         "model_name_or_path": str(setting.model), "train_file": str(setting.home / "train.jsonl"),
         "validation_file": str(setting.home / "validation.jsonl"), "seed": seed, "max_steps": setting.steps,
-        "save_strategy": "steps", "save_steps": setting.steps,
+        "save_strategy": "steps", "save_steps": setting.steps, **setting.recipe,
     }  # fmt: skip
     recipe = write_recipe(place / "train.yaml", changes)
     prepare(recipe, setting.model, place)

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from tests.makefile import MAKEFILE
 from train.data_tokens import load_codec
 from train.errors import InputError
 from train.prepared import load_prepared
+from train.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2,
@@ -129,14 +131,16 @@ def test_only_fresh_installs_the_others_anew(tmp_path, monkeypatch):
 
 def test_another_model_and_number_of_steps_have_a_directory_of_their_own_and_only_fresh_empties_it(tmp_path):
     base = setting.Setting(tmp_path / "rows", 6, 4, 3, 2, {}, tmp_path / "home", {"dtype": "float32", "steps": 4})
-    small = setting.change_setting(base, {"num_hidden_layers": 2}, 50, 1, fresh=False)
+    small = setting.change_setting(base, {"num_hidden_layers": 2}, {}, 50, 1, fresh=False)
     assert (small.home.parent, small.layers, small.steps, small.dtype) == (tmp_path, 2, 50, "float32")
     kept = small.home / "kept.json"
     kept.write_text("{}")
-    assert setting.change_setting(base, {"num_hidden_layers": 2}, 50, 1, fresh=False).home == small.home
-    assert setting.change_setting(base, {"num_hidden_layers": 2}, 51, 1, fresh=True).home != small.home
+    assert setting.change_setting(base, {"num_hidden_layers": 2}, {}, 50, 1, fresh=False).home == small.home
+    rate = {"learning_rate": 2.0e-3}
+    assert setting.change_setting(base, {"num_hidden_layers": 2}, rate, 50, 1, fresh=False).home != small.home
+    assert setting.change_setting(base, {"num_hidden_layers": 2}, {}, 51, 1, fresh=True).home != small.home
     assert kept.exists()
-    setting.change_setting(base, {"num_hidden_layers": 2}, 50, 1, fresh=True)
+    setting.change_setting(base, {"num_hidden_layers": 2}, {}, 50, 1, fresh=True)
     assert not kept.exists()
 
 
@@ -262,6 +266,13 @@ def test_all_variants_have_names_of_their_own_and_ours_is_first(dtype):
 def test_qlora_runs_once_beside_ours(dtype):
     (qlora,) = [variant for variant in variants(dtype) if variant.options.get("method") == "qlora"]
     assert (qlora.trainer, qlora.extra, qlora.options) == ("ours", True, {"method": "qlora"})
+
+
+def test_a_changed_learning_rate_reaches_ours_and_the_others(world):
+    made, _ = world
+    shared = setting.make_round(replace(made, recipe={"learning_rate": 3.0e-3}), 1)
+    assert load_recipe(shared.recipe).learning_rate == 3.0e-3
+    assert make_job(made, Variant("trl", "", "trl"), shared, shared.place)["learning_rate"] == 3.0e-3
 
 
 def test_packs_one_at_a_time_make_the_same_steps_as_four_at_a_time(world):

@@ -167,7 +167,8 @@ def curves(ours: float) -> dict:
     """The section of loss curves with two seeds, ours' median validation loss given."""
     runs = [run(name, seed, 100.0, losses=[10.0, 9.0, 8.5], eval_loss=loss + seed / 100)
             for seed in (0, 1) for name, loss in (("ours", ours - 0.005), ("trl", 8.4))]  # fmt: skip
-    return {"runs": runs, "rows": summarise(runs, [1000.0], 1e9), "steps": 3, "geometry": {"hidden_size": 256}}
+    return {"runs": runs, "rows": summarise(runs, [1000.0], 1e9), "steps": 3, "geometry": {"hidden_size": 256},
+            "recipe": {"learning_rate": 0.002}}  # fmt: skip
 
 
 def test_the_curves_table_says_whether_ours_median_lies_in_the_range_of_the_others():

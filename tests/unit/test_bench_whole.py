@@ -34,16 +34,19 @@ def program(*words: object) -> str:
 def test_every_variant_trains_on_the_same_tokens_and_the_same_command_shows_the_result_again(tmp_path):
     rows = [{"instruction": f"Say {i}", "input": "", "output": f"{i} it is. " * (1 + i % 9)} for i in range(200)]
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    command = ["scripts.bench.bench", "--what", "train", "ranks", "--data", path, "--steps", 2, "--rounds", 1,
+    command = ["scripts.bench.bench", "--what", "train", "curve", "ranks", "--data", path, "--steps", 2, "--rounds", 1,
+               "--steps-curve", 2,
                "--geometry", json.dumps(TINY), "--place", tmp_path]  # fmt: skip
     program(*command)
     result = json.loads((tmp_path / "result.json").read_text())
     names = [row["variant"] for row in result["sections"]["train"]["rows"]]
-    assert {"ours", "trl", "trl-packing", "plain"} <= set(names)
+    assert {"ours", "ours-qlora", "trl", "trl-packing", "trl-packing-one", "plain"} <= set(names)
+    assert [row["variant"] for row in result["sections"]["curve"]["rows"]] == ["ours", "trl", "plain"]
     for run in result["sections"]["train"]["runs"]:
         assert run["eval_loss"] == pytest.approx(result["sections"]["train"]["runs"][0]["eval_loss"], rel=0.02)
     assert "TRL SFTTrainer, packing" in (tmp_path / "result.md").read_text()
     assert (tmp_path / "result.png").exists()
+    assert (tmp_path / "curve.png").exists()
     assert "round 1/1  TRL SFTTrainer" in program(*command)
     assert json.loads((tmp_path / "result.json").read_text())["sections"] == result["sections"]
 
