@@ -57,12 +57,14 @@ def curve_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
                    "ours' median from its")]  # fmt: skip
     for row in found["rows"]:
         theirs = row["eval_loss"]
-        off = f"{ours - theirs.median:+.4f}, {'in' if theirs.least <= ours <= theirs.greatest else 'outside'} its range"
+        off = f"{ours - theirs.median:+.4f}"
+        if row["rounds"] > 1:  # one seed has no range
+            off += f", {'in' if theirs.least <= ours <= theirs.greatest else 'outside'} its range"
         first = spread([run["losses"][0] for run in found["runs"] if run["variant"] == row["variant"]])
         rows.append((row["words"], row["format"], first.words(".4f"), row["train_loss"].words(".4f"),
                      theirs.words(".4f"), "" if row["variant"] == "ours" else off))  # fmt: skip
     remark = (
-        f"Median (least-greatest) over {found['rows'][0]['rounds']} seeds, the same for each row, after "
+        f"Median (least-greatest) over the seeds ({found['rows'][0]['rounds']}), the same for each row, after "
         f"{found['steps']} steps of 32 rows with a small model: {words(found['geometry'])}, random weights; "
         f"{words(found['recipe'])}. The losses of all steps over each other: {CURVES}."
     )

@@ -175,9 +175,16 @@ def test_the_curves_table_says_whether_ours_median_lies_in_the_range_of_the_othe
     ((_, rows, remark),) = tables(result(curve=curves(8.409)))
     assert rows[1][4:] == ("8.4090 (8.4040-8.4140)", "")
     assert rows[2][4:] == ("8.4050 (8.4000-8.4100)", "+0.0040, in its range")
-    assert "over 2 seeds" in remark
+    assert "over the seeds (2)" in remark
     ((_, rows, _),) = tables(result(curve=curves(8.43)))
     assert rows[2][5] == "+0.0250, outside its range"
+
+
+def test_with_one_seed_the_curves_have_no_range_to_lie_in():
+    runs = [run(name, 0, 100.0, eval_loss=loss) for name, loss in (("ours", 8.41), ("trl", 8.4))]
+    found = {**curves(8.4), "runs": runs, "rows": summarise(runs, [1000.0], 1e9)}
+    ((_, rows, _),) = tables(result(curve=found))
+    assert rows[2][5] == "+0.0100"
 
 
 def test_the_curves_are_drawn_beside_their_table_where_they_were_measured_and_not_otherwise(tmp_path):
