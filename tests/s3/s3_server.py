@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKED = ROOT / os.environ.get("SHARED", "../shared") / "testbed" / "bin" / "versitygw.xz"
@@ -22,6 +23,7 @@ class Server:
 
     endpoint: str
     data: Path
+    command: list
     process: subprocess.Popen
 
     def freeze(self) -> None:
@@ -31,6 +33,23 @@ class Server:
     def thaw(self) -> None:
         """Let it go on."""
         self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it as a machine does that loses its power; what it has written stays."""
+        self.process.kill()
+        self.process.wait()
+
+    def start_again(self) -> None:
+        """Start it on the same data and port."""
+        self.process = begin(self.command)
+        address = urlsplit(self.endpoint)
+        wait_for(address.hostname, address.port, self.process)
+
+
+def begin(command: list) -> subprocess.Popen:
+    """Start the server's program."""
+    keys = {"ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"], "ROOT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"]}
+    return subprocess.Popen(command, env=os.environ | keys, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def unpack(directory: Path) -> Path:
@@ -47,16 +66,13 @@ def serving(program: Path, data: Path, *words: str, scheme: str = "http", host: 
     data.mkdir(exist_ok=True)
     with socket.create_server((host, 0)) as free:
         port = free.getsockname()[1]
-    keys = {"ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"], "ROOT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"]}
     command = [program, "--port", f"{host}:{port}", "--quiet", *words, "posix", data]
-    process = subprocess.Popen(command, env=os.environ | keys, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = Server(f"{scheme}://{host}:{port}", data, command, begin(command))
     try:
-        wait_for(host, port, process)
-        yield Server(f"{scheme}://{host}:{port}", data, process)
+        wait_for(host, port, server.process)
+        yield server
     finally:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
+        server.kill()
 
 
 def wait_for(host: str, port: int, process: subprocess.Popen) -> None:
