@@ -1,9 +1,14 @@
 """The S3 server of these tests: their own from SHARED, since some tests stop it for a while."""
 
+from pathlib import Path
+
 import pytest
 import s3_server
 
+from scripts.s3 import mirror
+from scripts.s3.address import parse
 from scripts.s3.client import connect
+from train.files import write_json
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +59,26 @@ def bucket(server, request):
     name = f"t-{abs(hash(request.node.nodeid)) % 10**12}"
     connect().create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run that has been prepared."""
+    made = tmp_path / "store" / "runs" / "r"
+    made.mkdir(parents=True)
+    (made / "train.yaml").write_text("lora_r: 8\n")
+    write_json(made / "run.json", {"name": "r", "stages": {}})
+    (made / "metrics.jsonl").write_text("")
+    (made / "log.jsonl").write_text('{"event": "start"}\n')
+    return made
+
+
+@pytest.fixture
+def address(bucket):
+    return parse(f"{bucket}/team/runs/r")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(mirror, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(mirror, "PATIENCE", 1.0)
