@@ -161,20 +161,22 @@ def image_on_nodes() -> str:
     return ours[0]
 
 
-# Tests run in several processes at once, each with a namespace of its own.
-PLACE = Cluster(namespace="-".join(filter(None, ["ft-follow", os.environ.get("PYTEST_XDIST_WORKER", "")])))
+def own_namespace(name: str) -> Cluster:
+    """The namespace of a module's tests: several processes test at once, each with namespaces of its own."""
+    return Cluster(namespace="-".join(filter(None, ["ft", name, os.environ.get("PYTEST_XDIST_WORKER", "")])))
 
 
-@pytest.fixture(scope="session")
-def stage(cluster) -> str:
-    """The namespace of all tests that follow runs, with a store; the image that its pods have.
+@pytest.fixture(scope="module")
+def stage(cluster, request) -> str:
+    """The module's PLACE with a store; the image that its pods have.
 
-    Each module that imports this prepares it anew; it goes when the session ends, and nothing waits for that.
+    It goes when the module is done, and nothing waits for that: while operators come and go, the namespace controller
+    takes minutes to see what is left in it.
     """
-    image = image_on_nodes()
-    PLACE.run("wait", "--for=delete", f"namespace/{PLACE.namespace}", "--timeout=240s", seconds=250)  # an earlier one
+    image, here = image_on_nodes(), request.module.PLACE
+    here.run("wait", "--for=delete", f"namespace/{here.namespace}", "--timeout=240s", seconds=250)  # an earlier one
     if cluster.testbed:
         free_volumes()
-    prepare(PLACE, image)
+    prepare(here, image)
     yield image
-    PLACE.run("delete", "namespace", PLACE.namespace, "--ignore-not-found", "--wait=false")
+    here.run("delete", "namespace", here.namespace, "--ignore-not-found", "--wait=false")

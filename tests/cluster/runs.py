@@ -148,7 +148,7 @@ def wait_for_end(namespace: str, run: str, code: int = 0) -> str:
 @contextlib.contextmanager
 def team(namespace: str) -> Iterator[str]:
     """A namespace as cluster-setup makes it, with an empty store and a queue of its own; all of it goes afterwards."""
-    kubectl(namespace, "wait", "--for=delete", f"namespace/{namespace}", "--timeout=120s")  # an earlier session's
+    kubectl(namespace, "wait", "--for=delete", f"namespace/{namespace}", "--timeout=170s")  # an earlier session's
     if os.environ.get("TUNEFLEET_TEST_CLUSTER") != "1":
         free_volumes()  # of teams that have gone meanwhile
     try:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from scripts.cluster.jobs import find_runs
-from tests.cluster.actors import PLACE, job, stage, start  # noqa: F401 (stage is asked for by name)
+from tests.cluster.actors import job, own_namespace, stage, start  # noqa: F401 (stage is asked for by name)
 
 pytestmark = pytest.mark.cluster
+PLACE = own_namespace("follow")
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIMES = ("job", "pytorchjob", "mpijob", "trainjob")

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from scripts.cluster.names import DATA_ACCESS
-from tests.cluster.actors import PLACE, job, stage, start  # noqa: F401 (stage is asked for by name)
+from tests.cluster.actors import job, own_namespace, stage, start  # noqa: F401 (stage is asked for by name)
 
 pytestmark = pytest.mark.cluster
+PLACE = own_namespace("results")
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE = 200_000_000

@@ -102,7 +102,7 @@ def server(cluster, tmp_path_factory):
 def space(server):
     """A namespace whose runs may reach the server; the keys come into it by External Secrets."""
     address = server.endpoint.removeprefix("http://")
-    kubectl(VAULT, "wait", "--for=delete", f"namespace/{VAULT}", "--timeout=120s")  # an earlier session's
+    kubectl(VAULT, "wait", "--for=delete", f"namespace/{VAULT}", "--timeout=170s")  # an earlier session's
     with team(SPACE):
         make(SPACE, "cluster-setup", f"SETUP_FLAGS=--s3 {address}")
         keys = "".join(f"{name}={s3_server.KEYS[name]}\n" for name in KEYS)
@@ -211,8 +211,6 @@ def test_a_server_that_ends_stops_no_step_loses_nothing_and_leaves_nothing_half_
     before, during = disturbed.steps
     assert during > before, "the training went on"
     assert disturbed.half_was_whole == [False]
-    states = [event["state"] for event in disturbed.pod_log if event["event"] == "mirror"]
-    assert "waiting" in states and "goes on" in states[states.index("waiting") :], states
     kept = sorted((server.data / "runs/team/runs" / disturbed.name / "checkpoints").glob("checkpoint-*/*"))
     kept = sorted({path.parent for path in kept})
     whole = [path for path in kept if (path / checkpoint.MANIFEST).exists()]
