@@ -170,8 +170,7 @@ def own_namespace(name: str) -> Cluster:
 def stage(cluster, request) -> str:
     """The module's PLACE with a store; the image that its pods have.
 
-    It goes when the module is done, and nothing waits for that: while operators come and go, the namespace controller
-    takes minutes to see what is left in it.
+    It goes when the module is done, and nothing waits for that: on a busy machine it once took more than three minutes.
     """
     image, here = image_on_nodes(), request.module.PLACE
     here.run("wait", "--for=delete", f"namespace/{here.namespace}", "--timeout=240s", seconds=250)  # an earlier one
