@@ -51,12 +51,14 @@ def sound(path: Path, facts: dict, copies: Copies) -> bool:
 
 
 def fetch(store: Store, root: str, name: str, target: Path, facts: dict, bar: tqdm) -> bool:
-    """Bring one file here; False where its bytes are wrong (they are not kept). Raises Refused where the link is cut.
+    """Bring one file here; False where its bytes are wrong (they are not kept) or too few (they are).
+
+    Raises Refused where the link is cut.
 
     The hash is in the unfinished file's name: what was begun of another version of the file is never gone on with.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{facts['sha256'][:12]}.partial")
+    partial = partial_of(target, facts)
     for old in target.parent.glob(f".{target.name}.*.partial"):
         if old != partial:
             old.unlink()
@@ -70,12 +72,22 @@ def fetch(store: Store, root: str, name: str, target: Path, facts: dict, bar: tq
     bar.update(have)
     if have < facts["size"] or not partial.exists():
         receive(store, root, name, partial, have, digest, bar)
+    if (
+        partial.stat().st_size < facts["size"]
+    ):  # kubectl may end well although its stream was cut, or the file is another
+        bar.n = shown
+        return False
     if partial.stat().st_size == facts["size"] and digest.hexdigest() == facts["sha256"]:
         partial.rename(target)
         return True
     partial.unlink()
     bar.n = shown
     return False
+
+
+def partial_of(target: Path, facts: dict) -> Path:
+    """The unfinished file of a target in this version."""
+    return target.with_name(f".{target.name}.{facts['sha256'][:12]}.partial")
 
 
 def receive(store: Store, root: str, name: str, partial: Path, offset: int, digest, bar: tqdm) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from scripts.cluster.bucket import bucket_of, named_store
-from scripts.cluster.fetch_file import Copies, fetch, sound
+from scripts.cluster.fetch_file import Copies, fetch, partial_of, sound
 from scripts.cluster.jobs import add_follow_options, choose, cluster_of, find_runs, no_such_run
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.pods import is_running
@@ -96,7 +96,11 @@ def bring(store: Store, run: str, to: Path, name: str, facts: dict, copies: Copi
             if fetch(store, f"runs/{run}", name, to / name, facts, bar):
                 copies.keep(name, facts)
                 return ""
+            short = partial_of(to / name, facts).exists()
             trouble = "the bytes that came are not those of the store, and were not kept"
+            if short:
+                trouble = "the stream ended before the file did"
+                bar.write(f"{name}: {trouble}; going on", file=sys.stderr)
             fresh = store.ask("manifest", f"runs/{run}", name, "--fresh")
             if name not in fresh:
                 return "is on the store no more"
@@ -104,9 +108,9 @@ def bring(store: Store, run: str, to: Path, name: str, facts: dict, copies: Copi
                 bar.write(f"{name} changed on the way, and is fetched again", file=sys.stderr)
                 bar.total += fresh[name]["size"] - facts["size"]
                 facts, wrong = fresh[name], 0
-            elif wrong:
+            elif wrong and not short:
                 break  # wrong twice, and the store's own file is what it was: no third try makes that right
-            wrong += 1
+            wrong += not short
         except Refused as refused:
             trouble = str(refused).splitlines()[-1]
             bar.write(f"{name}: {trouble}; going on", file=sys.stderr)

@@ -28,6 +28,7 @@ class NearStore(Store):
     def __init__(self, root: Path):
         super().__init__(Cluster())
         self.root, self.cuts, self.sent, self.spoil = root, [], [], False
+        self.cut_status = 1
 
     def command(self, *words: str) -> list[str]:
         near = [sys.executable, "-I", "-", "--store", str(self.root), *words]
@@ -35,7 +36,7 @@ class NearStore(Store):
             return near
         self.sent.append((words[2], int(words[3])))
         if words[2].endswith("weights") and self.cuts:
-            return ["bash", "-c", f'"$@" | head -c {self.cuts.pop(0)}; exit 1', "cut", *near]
+            return ["bash", "-c", f'"$@" | head -c {self.cuts.pop(0)}; exit {self.cut_status}', "cut", *near]
         return ["bash", "-c", '"$@" | tr 0 1', "spoil", *near] if self.spoil else near
 
 
@@ -90,6 +91,13 @@ def test_what_was_cut_goes_on_from_the_byte_where_it_stopped(store, tmp_path):
     assert fetch_all(store, tmp_path / "to") == []
     assert [offset for name, offset in store.sent if name == "adapter/weights"] == [0, 1_000_000, 1_500_000]
     assert same(store, tmp_path / "to") and partials(tmp_path / "to") == []
+
+
+def test_a_stream_that_ends_early_without_an_error_keeps_what_came(store, tmp_path, capsys):
+    store.cuts, store.cut_status = [1_000_000], 0
+    assert fetch_all(store, tmp_path / "to", "adapter") == [] and same(store, tmp_path / "to")
+    assert store.sent[-2:] == [("adapter/weights", 0), ("adapter/weights", 1_000_000)]
+    assert "ended before the file did; going on" in capsys.readouterr().err
 
 
 def test_a_link_that_stays_cut_is_told_and_the_next_call_goes_on(store, tmp_path):
