@@ -72,16 +72,13 @@ def fetch(store: Store, root: str, name: str, target: Path, facts: dict, bar: tq
     bar.update(have)
     if have < facts["size"] or not partial.exists():
         receive(store, root, name, partial, have, digest, bar)
-    if (
-        partial.stat().st_size < facts["size"]
-    ):  # kubectl may end well although its stream was cut, or the file is another
-        bar.n = shown
-        return False
-    if partial.stat().st_size == facts["size"] and digest.hexdigest() == facts["sha256"]:
+    size = partial.stat().st_size
+    if size == facts["size"] and digest.hexdigest() == facts["sha256"]:
         partial.rename(target)
         return True
-    partial.unlink()
     bar.n = shown
+    if size >= facts["size"]:  # what is shorter stays: kubectl may end well although its stream was cut
+        partial.unlink()
     return False
 
 
