@@ -141,11 +141,9 @@ def mirror_events(capsys) -> list[dict]:
     return [json.loads(line.partition(" ")[2]) for line in lines]
 
 
-@pytest.mark.parametrize("error", [PermissionError("no right"), FileNotFoundError("gone"), HTTPError("cut"),
-                                   EndpointConnectionError(endpoint_url="x")])  # fmt: skip
-def test_whatever_fails_is_told_and_the_mirror_goes_on(run, address, quick, monkeypatch, capsys, error):
-    monkeypatch.setenv("TUNEFLEET_EVENTS", "-")
-    looking, failures = Mirror.look, [error] * 3
+def fail_at_first(monkeypatch, failures: list[Exception]) -> None:
+    """Have the first looks of a mirror fail with these, which leave the list, and the later ones look."""
+    looking = Mirror.look
 
     def look(self, everything):
         if failures:
@@ -153,6 +151,13 @@ def test_whatever_fails_is_told_and_the_mirror_goes_on(run, address, quick, monk
         looking(self, everything)
 
     monkeypatch.setattr(Mirror, "look", look)
+
+
+@pytest.mark.parametrize("error", [PermissionError("no right"), FileNotFoundError("gone"), HTTPError("cut"),
+                                   EndpointConnectionError(endpoint_url="x")])  # fmt: skip
+def test_whatever_fails_is_told_and_the_mirror_goes_on(run, address, quick, monkeypatch, capsys, error):
+    monkeypatch.setenv("TUNEFLEET_EVENTS", "-")
+    fail_at_first(monkeypatch, [error] * 3)
     beside = mirror_of(run, address)
     until(lambda: beside.put)
     assert beside.finish(5) == ""
@@ -174,14 +179,7 @@ def test_a_mirror_that_ends_by_an_error_of_its_own_says_so_at_once_and_the_end_p
     run, address, quick, monkeypatch, capsys
 ):
     monkeypatch.setenv("TUNEFLEET_EVENTS", "-")
-    looking, failures = Mirror.look, [KeyError("a mistake of ours")]
-
-    def look(self, everything):
-        if failures:
-            raise failures.pop()
-        looking(self, everything)
-
-    monkeypatch.setattr(Mirror, "look", look)
+    fail_at_first(monkeypatch, [KeyError("a mistake of ours")])
     beside = mirror_of(run, address)
     until(lambda: beside.trouble)
     assert "ended by an error of its own" in mirror_events(capsys)[0]["reason"]
@@ -193,13 +191,7 @@ def test_a_checkpoint_that_is_rotated_away_while_it_is_read_is_not_worth_a_word(
     run, address, quick, monkeypatch, capsys
 ):
     monkeypatch.setenv("TUNEFLEET_EVENTS", "-")
-    looking, failures = Mirror.look, [FileNotFoundError("checkpoint-2/weights")]
-
-    def look(self, everything):
-        if failures:
-            raise failures.pop()
-        looking(self, everything)
-
-    monkeypatch.setattr(Mirror, "look", look)
+    failures = [FileNotFoundError("checkpoint-2/weights")]
+    fail_at_first(monkeypatch, failures)
     assert mirror_of(run, address).finish(10) == "" and not failures
     assert mirror_events(capsys) == []
