@@ -4,15 +4,13 @@ Each run meets several faults one after the other and ends with the curve of the
 """
 
 import json
-import os
-import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.faults import PAIR, Faults, undisturbed
+from tests.cluster.programs import restart
 from tests.cluster.runs import kubectl, team, told, wait_for_end
 
 pytestmark = [pytest.mark.cluster, pytest.mark.breaks]
@@ -42,65 +40,6 @@ def evict(pod: str) -> None:
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": SPACE}}
     path = f"/api/v1/namespaces/{SPACE}/pods/{pod}/eviction"
     kubectl(SPACE, "create", "--raw", path, "-f", "-", given=json.dumps(body).encode())
-
-
-def restart(name: str) -> None:
-    """Kill a program of the testbed and start it again with the same words."""
-    state, programs = Path(os.environ["KUBECONFIG"]).parent, known_programs()
-    os.kill(pid_of(state, name), signal.SIGKILL)
-    time.sleep(2)
-    begin(state, name, *programs[name])
-    if name != "apiserver":
-        return
-    # Without an API server operators lose their lease and end; a cluster would start them again, the testbed does not.
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        for other in programs:
-            if other.startswith(("operator", "controller", "scheduler")) and not pid_of(state, other):
-                print(f"{other} ended without the API server and is started again", flush=True)
-                begin(state, other, *programs[other])
-        time.sleep(1)
-
-
-def known_programs() -> dict[str, tuple]:
-    """By name: words, environment, directory and binary of every program of the testbed that runs."""
-    state, found = Path(os.environ["KUBECONFIG"]).parent, {}
-    for path in (state / "pid").iterdir():
-        if pid := pid_of(state, path.name):
-            process = Path(f"/proc/{pid}")
-            words, lines = ((process / part).read_bytes().split(b"\0")[:-1] for part in ("cmdline", "environ"))
-            variables = dict(line.split(b"=", 1) for line in lines if b"=" in line)
-            found[path.name] = (words, variables, (process / "cwd").readlink(), (process / "exe").readlink())
-    return found
-
-
-def programs_ended() -> list[str]:
-    """The testbed's programs that do not run, one line each."""
-    state = Path(os.environ["KUBECONFIG"]).parent
-    return [f"{path.name} has ended" for path in (state / "pid").iterdir() if not pid_of(state, path.name)]
-
-
-def pid_of(state: Path, name: str) -> int:
-    """The pid of a program of the testbed, 0 where it does not run."""
-    pid, began = (state / "pid" / name).read_text().split()
-    return int(pid) if start_of(pid) == began else 0
-
-
-def start_of(pid: int | str) -> str:
-    """When a process began, in the kernel's ticks; empty for none, or one that has ended and was not waited for."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
-
-
-def begin(state: Path, name: str, words: list, variables: dict, place: Path, binary: Path) -> None:
-    """Start a program of the testbed, in the way the testbed does."""
-    with (state / "log" / f"{name}.log").open("ab") as log:
-        new = subprocess.Popen(words, executable=binary, cwd=place, env=variables, stdin=subprocess.DEVNULL, stdout=log,
-                               stderr=log, start_new_session=True)  # fmt: skip
-    (state / "pid" / name).write_text(f"{new.pid} {start_of(new.pid)}")
 
 
 def test_an_indexed_job_survives_lost_and_evicted_pods_and_the_api_server(faults, cluster, expected):
@@ -142,7 +81,7 @@ def keep_data_access_off(node: str) -> None:
         kubectl(SPACE, "rollout", "status", "deployment/data-access", "--timeout=150s")
     except AssertionError as late:
         seen = (kubectl(SPACE, "describe", "deployments,replicasets,pods"), kubectl(SPACE, "get", "events"))
-        raise AssertionError("\n".join([str(late), *seen, *programs_ended()])) from None
+        raise AssertionError("\n".join([str(late), *seen])) from None
     kubectl(SPACE, "uncordon", node)
 
 

@@ -13,6 +13,7 @@ import psutil
 
 from scripts.image_inputs import files_hash
 from scripts.image_layout import LAYOUT, is_whole
+from tests.cluster.programs import Keeper
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = ROOT / os.environ.get("SHARED", "../shared") / "testbed" / "testbed"
@@ -53,7 +54,8 @@ def running() -> Iterator[Path]:
     if push.returncode:
         raise RuntimeError(f"make push: {push.stdout[-4000:]}{push.stderr[-2000:]}")
     os.environ[ATTACHED] = "1"
-    yield PATH
+    with Keeper(Path(os.environ["KUBECONFIG"]).parent):
+        yield PATH
     del os.environ[ATTACHED]
     if not was_up:
         ask("down")
