@@ -22,6 +22,7 @@ from scripts.cluster.watch_view import View
 from train.errors import InputError, run_program
 
 SECONDS_FOR_THE_LAST_WORDS = 15.0
+SECONDS_UNENDED = 60.0  # after which a job whose pods have all ended must have ended too
 SECONDS_STUCK = 30.0  # after which a pod that cannot start is told as a failure, although Kubernetes tries on
 
 
@@ -37,6 +38,7 @@ class Watch:
         self.heard = time.monotonic()
         self.said: Counter = Counter()  # events that came from the store already
         self.state, self.endings, self.stuck_since = "", set(), None
+        self.done_since, self.said_unended = None, False
 
     # ---- what was before ----
     def remember(self) -> None:
@@ -108,6 +110,7 @@ class Watch:
             self.view.say(now)
         self.state = now
         self.see_endings(job)
+        self.see_nobody_end_it(job)
         self.job = job
         self.listener.attend(job)
 
@@ -122,6 +125,17 @@ class Watch:
             if pod["metadata"]["uid"] not in there and not is_over(pod) and not job.ended:
                 self.view.say(f"pod {pod['metadata']['name']} was deleted")
         self.endings = set(found) | self.endings
+
+    def see_nobody_end_it(self, job: Job) -> None:
+        """Say once that all pods have done their work and the job still has not ended: its controller must say that."""
+        if job.ended or not job.pods or any(pod["status"].get("phase") != "Succeeded" for pod in job.pods):
+            self.done_since = None
+            return
+        self.done_since = self.done_since or time.monotonic()
+        if not self.said_unended and time.monotonic() - self.done_since > SECONDS_UNENDED:
+            self.said_unended = True
+            kind = job.object.get("kind") or job.runtime
+            self.view.say(f"every pod is done, but nothing ends the {kind}: is its controller down? make cluster-check")
 
     def is_stuck(self) -> bool:
         """Whether no pod runs, and for a while one has been unable to start without somebody's help."""

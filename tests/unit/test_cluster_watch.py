@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from scripts.cluster import watch
 from scripts.cluster.progress import Progress, read_event, replay, step_line, take
 from scripts.cluster.watch_view import View, state_lines
 from tests.unit.test_cluster_jobs import RUNNING, ended, pod
@@ -98,6 +100,22 @@ def test_the_view_says_why_a_run_waits_and_that_the_cluster_is_away():
     waits.reason = "the queue is full"
     shown = "\n".join(state_lines(waits, Progress(), "refused", 0.0))
     assert "because   the queue is full" in shown and "trying again: refused" in shown
+
+
+def test_a_job_that_nothing_ends_is_said_once(tmp_path, monkeypatch):
+    path, now = tmp_path / "seen", [1000.0]
+    monkeypatch.setattr("scripts.cluster.watch.time.monotonic", lambda: now[0])
+    with path.open("w") as out:
+        follower = watch.Watch(None, "r", View(out, live=False))
+        follower.listener = SimpleNamespace(attend=lambda _: None)
+        done, works = pod(phase="Succeeded"), pod(states=(RUNNING,))
+        for pods in [(done, works), (done,), (done,), (done,)]:
+            now[0] += 40
+            follower.see(a_job("pytorchjob", pods=pods))
+    (said,) = [line for line in path.read_text().splitlines() if "controller" in line]
+    assert said.endswith(
+        "every pod is done, but nothing ends the pytorchjob: is its controller down? make cluster-check"
+    )
 
 
 def test_a_terminal_is_redrawn_and_a_file_gets_plain_lines(tmp_path):
