@@ -24,7 +24,7 @@ from scripts.pod_s3 import mirrored
 from scripts.pod_starts import counted
 from scripts.pod_training import Ended, kills_for_memory, memory_limit, read_run, train
 from scripts.runs import lock_run, run_status
-from train.errors import EXIT_BAD_INPUT, FIRST_PROBLEM, InputError, in_one_line, report_problems
+from train.errors import EXIT_BAD_INPUT, FIRST_PROBLEM, InputError, in_one_line, report_problems, see
 from train.events import VARIABLE, tell
 from train.layout import thread_settings
 from train.nursery import Nursery
@@ -39,7 +39,7 @@ ADVICE = (
     "waiting for the first pod, {leader}, which has not answered for {seconds} s. If it is "
     "pending, make status says why. If its node is lost, Kubernetes replaces it when it is told so: "
     "kubectl taint node NAME node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, "
-    "or kubectl delete pod NAME --force"
+    "or kubectl delete pod NAME --force" + see("workers-cannot-meet")
 )
 
 

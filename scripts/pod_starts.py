@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from scripts.pod_place import Place
 from scripts.pod_training import Ended, limit_of_memory, newest
+from train.errors import see
 from train.files import write_json
 from train.hardware import memory_available
 from train.stored import read_json
@@ -87,4 +88,6 @@ def judge(place: Place, now: dict, before: dict) -> None:
     if now["killed_for_memory"] < KILLS:
         raise Ended(1, f"this pod was killed {now['killed']} times in a row without a new checkpoint{memory}")
     what = f"this pod was killed {KILLS} times in a row, without a new checkpoint, at its memory limit{memory}"
-    raise Ended(1, f"{what}. Raise resources.limits.memory, or lower per_device_train_batch_size")
+    raise Ended(
+        1, f"{what}. Raise resources.limits.memory, or lower per_device_train_batch_size{see('rank-killed-for-memory')}"
+    )

@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from train.errors import see
 from train.files import hash_file, sync, write_json
 
 MANIFEST = "manifest.json"
@@ -71,7 +72,10 @@ def newest_valid(root: Path) -> Path | None:
         if wrong is None:
             return path
         aside = root / f"damaged-{path.name}"
-        print(f"checkpoint {path}: {wrong}; passed over, kept as {aside.name}", file=sys.stderr)
+        print(
+            f"checkpoint {path}: {wrong}; passed over, kept as {aside.name}{see('resume-takes-old-checkpoint')}",
+            file=sys.stderr,
+        )
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
     return None

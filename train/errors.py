@@ -28,6 +28,11 @@ def problem(where: object, key: str, what: str, fix: str) -> str:
     return f"{place}: {what}\n  fix: {fix}"
 
 
+def see(runbook: str) -> str:
+    """The end of a message whose trouble has a runbook."""
+    return f" (docs/runbooks/{runbook}.md)"
+
+
 def attempt(problems: list[str], function: Callable, *arguments: Any) -> Any:
     """The function's result, or None with its InputError's problems added to the list, to find all at once."""
     try:

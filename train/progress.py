@@ -15,6 +15,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from train.errors import see
 from train.events import tell
 from train.order import GlobalOrder
 from train.ranks import STARTED, process_start
@@ -99,7 +100,7 @@ class Progress(TrainerCallback):
         if "loss" in logs and not math.isfinite(logs["loss"]):
             raise TrainingDiverged(
                 f"the loss of step {state.global_step} is {logs['loss']}: lower learning_rate, or add warmup_steps; "
-                "the last checkpoint is from before"
+                f"the last checkpoint is from before{see('loss-is-nan')}"
             )
         if args.process_index != 0 or not ({"loss", "eval_loss"} & logs.keys()):
             return

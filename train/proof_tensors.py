@@ -23,7 +23,7 @@ from tqdm import tqdm
 from train.adapter import Adapter, Target
 from train.bits import all_finite, bits, same_bytes
 from train.direct_io import DirectFile
-from train.errors import InputError, problem
+from train.errors import InputError, problem, see
 from train.safetensors_io import (
     JOB,
     SLICE,
@@ -123,7 +123,7 @@ class Seen:
             return [problem(where, name, what, AGAIN)]
         if not self.changed:
             what = "did not change: B is zero, or the change is smaller than the dtype's rounding"
-            fix = "train longer or with a higher learning rate, or merge into a float32 base"
+            fix = f"train longer or with a higher learning rate, or merge into a float32 base{see('merge-refused')}"
             return [problem(where, name, what, fix)]
         return []
 

@@ -172,6 +172,8 @@ def print_summary(run: Path) -> None:
     result = result_directory(run)
     lines += [("result", str(result))] if result else []
     lines += [("report", str(run / "report.html"))] if (run / "report.html").is_file() else []
+    if facts.learned_nothing(content):
+        lines.append(("what to do", "docs/runbooks/loss-does-not-fall.md"))
     wide = max(len(name) for name, _ in lines)
     encoding = sys.stdout.encoding or "ascii"
     for name, said in lines:

@@ -48,6 +48,12 @@ def judged(run: Run) -> Iterator[tuple[str, str]]:
     yield merge_sentence(run)
 
 
+def learned_nothing(run: Run) -> bool:
+    """Whether the validation loss after training is not below that of before."""
+    old, new = ((run[name] or {}).get("eval_loss") for name in ("before", "after"))
+    return is_trained(run) and None not in (old, new) and new >= old
+
+
 def merge_sentence(run: Run) -> tuple[str, str]:
     """Tone and sentence about the merge."""
     recipe = run["record"].get("recipe") or {}

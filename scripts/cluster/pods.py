@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from scripts.cluster import words
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.names import EVENT, ROLE, RUN
+from train.errors import see
 
 INDICES = ("batch.kubernetes.io/job-completion-index", "training.kubeflow.org/replica-index")
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError")
@@ -121,7 +122,8 @@ def why_waits(pod: dict, events: list[dict]) -> str:
         waiting = one["state"].get("waiting", {})
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in NO_IMAGE and one["image"].startswith("localhost/"):
-            return f"{node} lacks the image {one['image']}, which no registry has: make push brings it to the nodes"
+            lacks = f"{node} lacks the image {one['image']}, which no registry has: make push brings it to the nodes"
+            return lacks + see("image-not-on-node")
         if reason in NO_IMAGE:
             said = [text for kind, text in told_of(events, name) if kind == "Failed" and not text.startswith("Error:")]
             told = words.from_image(said[0] if said else message)
@@ -197,9 +199,9 @@ def taken_away(pod: dict) -> str:
         if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             who = {
                 "PreemptionByScheduler": "had to leave for a pod of higher priority",
-                "DeletionByTaintManager": "was removed because its node stopped answering",
+                "DeletionByTaintManager": "was removed because its node stopped answering" + see("node-lost"),
                 "EvictionByEvictionAPI": "was evicted (a drained node, or a person)",
-                "DeletionByPodGC": "was lost with its node",
+                "DeletionByPodGC": "was lost with its node" + see("node-lost"),
                 "TerminationByKubelet": f"was stopped by its node: {words.one_line(condition.get('message', ''))}",
             }
             return who.get(condition.get("reason", ""), words.one_line(condition.get("message", "")))

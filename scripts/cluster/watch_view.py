@@ -7,9 +7,11 @@ import time
 from scripts.cluster.jobs import Job
 from scripts.cluster.pods import age, is_over, restarts_of, short_name, state_of
 from scripts.cluster.progress import Progress, duration, number, step_line
+from train.errors import see
 
 BAR = 30
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_OF_SILENCE = 900.0  # longer than most validations and merges
 SHOWN_PODS = 8
 FIRST_LINES, LAST_LINES = 8, 24  # of what happened before
 
@@ -81,6 +83,8 @@ def state_lines(job: Job | None, progress: Progress, trouble: str, heard: float)
         lines.append(f"waits     for {progress.waiting}")
     if progress.step is not None:
         lines += [f"steps     {bar_line(progress, heard)}", f"          {figures(progress)}"]
+    if job is not None and job.state == "running" and heard > SECONDS_OF_SILENCE:
+        lines.append(f"silent    nothing was told for {duration(heard)}{see('run-stalled')}")
     if trouble:
         lines.append(f"the cluster does not answer, trying again: {trouble}")
     return lines

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from train.errors import InputError, problem
+from train.errors import InputError, problem, see
 
 THE_HUB = "https://huggingface.co"
 AGAIN = "the same command goes on where this one stopped"
@@ -95,7 +95,8 @@ def explain(error: Exception, asked: Asked, with_token: bool) -> InputError | Fe
 def of_store(error: OSError) -> FetchFailed | None:
     """What it means that the store does not take or give bytes; None for what is not the store's trouble."""
     if error.errno in FULL:
-        return FetchFailed(f"the store is full: {error}; make room (make models lists what is there), then {AGAIN}")
+        room = f"make room (make models lists what is there), then {AGAIN}{see('store-full')}"
+        return FetchFailed(f"the store is full: {error}; {room}")
     if error.errno in NOT_OURS:
         fix = "have who owns that give you the right to write there (chmod g+rw), or give another STORE="
         return FetchFailed(f"the store cannot be written to: {error}; {fix}")
@@ -138,7 +139,7 @@ def explain_answer(error: HfHubHTTPError, asked: Asked, with_token: bool) -> Inp
     if isinstance(error, DisabledRepoError):
         return InputError(problem(where, asked.name, f"was disabled on {host()}", "take another one"))
     if status == 401 and with_token:
-        fix = f"make a new one at {shown_endpoint()}/settings/tokens, then {LOGIN}"
+        fix = f"make a new one at {shown_endpoint()}/settings/tokens, then {LOGIN}{see('token-expired')}"
         return InputError(problem("HF_TOKEN", "", f"{host()} refuses the token: expired, revoked or mistyped", fix))
     if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
         fix = f"compare the name with {page(asked)}"

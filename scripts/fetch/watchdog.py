@@ -18,7 +18,7 @@ from scripts.fetch.choose import File
 from scripts.fetch.follow import Growing
 from scripts.fetch.messages import AGAIN, Asked, FetchFailed, host
 from scripts.transfer_view import View, amount
-from train.errors import InputError
+from train.errors import InputError, see
 from train.files import sync
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,7 +243,9 @@ def pause(watch: Watch, idle: int) -> None:
     why = watch.trouble or "files are missing"
     if idle >= TRIES:
         done = f"{amount(watch.came)} of {amount(watch.view.total)} are here"
-        raise FetchFailed(f"{watch.order.asked}: not a byte in {TRIES} tries ({why}); {done}, and {AGAIN}")
+        raise FetchFailed(
+            f"{watch.order.asked}: not a byte in {TRIES} tries ({why}); {done}, and {AGAIN}{see('fetch-stalls')}"
+        )
     if idle:
         watch.fast = False
     seconds = watch.asked_to_wait

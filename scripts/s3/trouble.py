@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from botocore import exceptions
 from botocore.parsers import ResponseParserError
 
-from train.errors import InputError, problem
+from train.errors import InputError, problem, see
 
 PATIENCE = 300.0  # seconds in which a server that does not answer may come back
 LONGEST_PAUSE = 15.0
@@ -95,6 +95,7 @@ def of_answer(error: exceptions.ClientError, where: object) -> str | None:
         return problem(where, bucket, "there is no such bucket", fix)
     if code in EXPIRED:
         fix = "get new ones and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN again"
+        fix += see("token-expired")
         return problem(where, "AWS_SESSION_TOKEN", "the credentials have expired", fix)
     if code == "InvalidToken":
         fix = (
@@ -109,7 +110,7 @@ def of_answer(error: exceptions.ClientError, where: object) -> str | None:
             if code in ("InvalidAccessKeyId", "InvalidClientTokenId", "XAdminUserNotFound")
             else "the secret is wrong"
         )
-        fix = f"correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for {endpoint()}"
+        fix = f"correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for {endpoint()}{see('s3-refuses')}"
         return problem(where, KEYS, f"{which} ({code})", fix)
     if code == "RequestTimeTooSkewed":
         fix = "set the clock (timedatectl, chronyc), of the node where this ran in a pod"
@@ -124,10 +125,14 @@ def of_answer(error: exceptions.ClientError, where: object) -> str | None:
         )
     if code in FULL or status == 507:
         return problem(
-            where, bucket, f"the server has no room left ({code})", "free some there, or have the quota raised"
+            where,
+            bucket,
+            f"the server has no room left ({code})",
+            f"free some there, or have the quota raised{see('store-full')}",
         )
     if code in NO_ACCESS:
         fix = "have the key allowed to list, get, put and delete under this prefix (docs/s3.md has the policy)"
+        fix += see("s3-refuses")
         return problem(where, KEYS, f"the key may not do this ({error.operation_name})", fix)
     if status == 404 and code in ("", "404") and error.operation_name == "ListObjectsV2":
         return problem(where, endpoint(), "does not answer as S3 does", "correct AWS_ENDPOINT_URL_S3")

@@ -92,6 +92,9 @@ def test_the_view_shows_pods_stages_bar_and_figures():
     progress = replay("\n".join([line("stage", stage="train", state="started"), step(5)]))[0]
     shown = "\n".join(state_lines(a_job("job", pods=(pod(states=(RUNNING,)),)), progress, "", heard=10.0))
     assert "[###############...............] 5/10   50%   50 s left" in shown
+    assert "silent" not in shown
+    long_ago = state_lines(a_job("job", pods=(pod(states=(RUNNING,)),)), progress, "", heard=1200.0)
+    assert "silent    nothing was told for 20:00 min (docs/runbooks/run-stalled.md)" in long_ago
     assert "0 running node1" in shown and "loss 2.0000   400 tokens/s" in shown and "train …" in shown
 
 

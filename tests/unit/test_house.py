@@ -21,6 +21,7 @@ from train.recipe import schema
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 PYTHON_FILES = sorted(path for folder in ("train", "scripts", "demo") for path in (ROOT / folder).rglob("*.py"))
+RUNBOOKS = sorted(set((ROOT / "docs" / "runbooks").glob("*.md")) - {ROOT / "docs" / "runbooks" / "README.md"})
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
 
@@ -103,6 +104,23 @@ def test_links_in_the_documents_lead_somewhere():
     for document in documents:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document}: {link}"
+
+
+def test_a_runbook_is_short_and_says_meaning_impact_diagnosis_and_mitigation():
+    assert RUNBOOKS
+    for path in RUNBOOKS:
+        text = path.read_text()
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Meaning", "Impact", "Diagnosis", "Mitigation"], path
+        assert text.count("\n") < 40, path
+        assert f"]({path.name})" in (path.parent / "README.md").read_text()
+
+
+def test_every_runbook_is_named_by_a_message_and_every_name_is_a_runbook():
+    places = [*PYTHON_FILES, *(ROOT / "ansible").rglob("*.py"), *(ROOT / "k8s").rglob("*.yaml")]
+    texts = [path.read_text() for path in places]
+    named = {name for text in texts for name in re.findall(r"docs/runbooks/([a-z0-9-]+)\.md", text)}
+    named |= {name for text in texts for name in re.findall(r"""\bsee\(["']([a-z0-9-]+)["']\)""", text)}
+    assert named == {path.stem for path in RUNBOOKS}
 
 
 def test_decisions_are_numbered_and_say_context_decision_and_consequences():

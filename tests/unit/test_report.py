@@ -208,6 +208,12 @@ def test_the_verdict_follows_the_figures(tmp_path, changes, tone, said):
     assert any(said in sentence for sentence in sentences)
 
 
+def test_a_run_that_learned_nothing_is_led_to_its_runbook(tmp_path, capsys):
+    for loss, named in ((4.0, True), (0.1, False)):
+        print_summary(make_run(tmp_path / str(loss), **{"after.json": evaluation(loss, 194, "x")}))
+        assert ("docs/runbooks/loss-does-not-fall.md" in capsys.readouterr().out) == named
+
+
 @pytest.mark.parametrize(
     ("method", "merge", "said"), [("full", None, "nothing to merge"), ("lora", False, "as the recipe")]
 )

@@ -19,6 +19,7 @@ from scripts.cluster.checks.scheduling import (
 from scripts.cluster.checks.shapes import PodSet, numbers, requests
 from scripts.cluster.kubectl import Refused
 from scripts.cluster.names import RUN
+from train.errors import see
 
 QUESTION = "does it fit on the nodes"
 
@@ -60,7 +61,7 @@ def judge_fit(sets: list[PodSet], run: str, facts: dict, queue: str = "") -> lis
         if queue:  # a queue is there to wait in
             fix = f"deploy: the run waits in queue {queue}, or its pods for room"
             return [Answer(UNKNOWN, QUESTION, f"{found}; would fit an empty cluster, but not now", fix)]
-        fix = f"wait until other work ends, deploy with FORCE=1 (the pods wait for room), or {fix}"
+        fix = f"wait until other work ends, deploy with FORCE=1 (the pods wait for room), or {fix}{see('job-pending')}"
         return [Answer(FAILED, QUESTION, f"{found}; would fit an empty cluster, but not now", fix)]
     return [Answer(FAILED, QUESTION, f"{found}; never fits this cluster as it is", fix)]
 

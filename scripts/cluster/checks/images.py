@@ -9,10 +9,12 @@ from scripts.cluster.checks.answers import FAILED, PASSED, UNKNOWN, Answer, not_
 from scripts.cluster.checks.scheduling import node_objection
 from scripts.cluster.checks.shapes import PodSet, containers
 from scripts.cluster.kubectl import Refused
+from train.errors import see
 
 QUESTION = "is the image on the nodes"
 LISTED = 50  # images a kubelet lists by default, largest first (nodeStatusMaxImages); more are there and not told
 PUSH = "make image push"
+MORE = see("image-not-on-node")
 SECONDS_UNTIL_TOLD = 360.0  # a kubelet reports its node every five minutes, unless something else has changed
 
 
@@ -41,7 +43,7 @@ def judge_image(image: str, used: list[tuple[PodSet, dict]], nodes: list[dict] |
     tag = image.rpartition(":")[2] if "@" not in image else ""
     if tag.endswith("000000000000"):
         what = f"{image} is the placeholder of an image that was not built yet"
-        return Answer(FAILED, QUESTION, what, f"build it and bring it to the nodes: {PUSH}")
+        return Answer(FAILED, QUESTION, what, f"build it and bring it to the nodes: {PUSH}{MORE}")
     if isinstance(nodes, Refused):
         return not_told(QUESTION, "the nodes", nodes)
     candidates = [node for node in nodes if any(not node_objection(node, one.spec) for one, _ in used)]
@@ -68,12 +70,8 @@ def judge_image(image: str, used: list[tuple[PodSet, dict]], nodes: list[dict] |
     if fresh:
         what += "; make push has just run, and a kubelet tells of an image after minutes"
         return Answer(UNKNOWN, QUESTION, what, "make image-check asks the nodes themselves")
-    return Answer(
-        FAILED,
-        QUESTION,
-        what,
-        f"bring it to all nodes: {PUSH}; or keep to nodes that have it: WITH=node-selection PLACE=nodeSelector=…",
-    )
+    keep = "or keep to nodes that have it: WITH=node-selection PLACE=nodeSelector=…"
+    return Answer(FAILED, QUESTION, what, f"bring it to all nodes: {PUSH}; {keep}{MORE}")
 
 
 def count_words(count: int) -> str:

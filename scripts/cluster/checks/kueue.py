@@ -10,6 +10,7 @@ from scripts.cluster.checks.quantity import Resources, bare, number, numbers, se
 from scripts.cluster.checks.scheduling import selects, shortage
 from scripts.cluster.checks.shapes import PodSet, requests
 from scripts.cluster.kubectl import Refused
+from train.errors import see
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
@@ -192,9 +193,8 @@ def judge_flavours(
         what = f"{said}; it may borrow from cohort {cohort}, which is not looked at here"
         return Answer(UNKNOWN, question, what, "deploy: the run waits in the queue until there is room")
     if never:
-        return Answer(
-            FAILED, question, f"{said}; it would wait for ever", "ask for less by PLACE=…, or have the quota raised"
-        )
+        fix = f"ask for less by PLACE=…, or have the quota raised{see('job-pending')}"
+        return Answer(FAILED, question, f"{said}; it would wait for ever", fix)
     return Answer(PASSED, question, f"{said}; the queue holds it until others end")
 
 

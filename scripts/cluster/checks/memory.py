@@ -10,7 +10,7 @@ from scripts.cluster.checks.quantity import Resources, size, words
 from scripts.cluster.checks.shapes import PodSet, limits
 from scripts.cluster.checks.store import ROOT, in_image
 from scripts.cluster.kubectl import Refused
-from train.errors import InputError
+from train.errors import InputError, see
 from train.files import write_json
 
 GPUS = ("nvidia.com/gpu", "amd.com/gpu")
@@ -100,7 +100,7 @@ def judge_memory(recipe: SimpleNamespace, placement: dict, trainer: PodSet, fact
     if width == max(found) and width != min(found) and found[min(found)]["per_rank"] * processes <= limit:
         what += f"; in bfloat16 it would be {size(found[min(found)]['per_rank'] * processes)}, which fits"
         return [Answer(UNKNOWN, question, what, f"SET=dtype=bfloat16 where the processors have it; {fix}")]
-    return [Answer(FAILED, question, what, fix)]
+    return [Answer(FAILED, question, what, fix + see("rank-killed-for-memory"))]
 
 
 def judge_gpu(question: str, found: dict, trainer: PodSet, facts: dict) -> Answer:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from scripts.cluster.checks.answers import FAILED, PASSED, UNKNOWN, Answer, is_missing, reason
 from scripts.cluster.kubectl import Refused
+from train.errors import see
 
 # What a webhook says of `broken`'s objects; JobSet's words are its own.
 WEBHOOK = re.compile(r"admission webhook \S+ denied|does not appear in .spec.ReplicatedJobs")
@@ -126,6 +127,7 @@ def judge_version(operator: Operator, facts: dict) -> Answer:
     """Whether the operator is new enough: by its Deployment, else by a field of its definition."""
     question = f"is {operator.name} new enough"
     fix = f"have it upgraded to {operator.least} or later (make operators WITH={operator.install})"
+    fix += see("operator-upgrade")
     deployments = facts["deployments"].get(operator.deployment)
     for deployment in deployments if isinstance(deployments, list) else []:
         version = deployed_version(deployment)
@@ -182,7 +184,7 @@ def has_field(definition: dict, operator: Operator) -> bool | None:
 def judge_alive(operator: Operator, facts: dict) -> Answer:
     """Whether somebody acts on the objects: a webhook that answers, an available Deployment, or a lease kept up."""
     question = f"is {operator.name} alive"
-    fix = "look at its pods and their log; without it a run is accepted and makes no pods"
+    fix = "look at its pods and their log; without it a run is accepted and makes no pods" + see("operator-upgrade")
     probe = facts["probes"].get(operator.plural)
     if isinstance(probe, Refused) and "failed calling webhook" in str(probe):
         return Answer(FAILED, question, f"its webhook does not answer: {tail(probe)}", fix)

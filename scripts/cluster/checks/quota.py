@@ -7,6 +7,7 @@ from scripts.cluster.checks.quantity import Resources, bare, numbers, words
 from scripts.cluster.checks.scheduling import shortage
 from scripts.cluster.checks.shapes import PodSet, limits, requests
 from scripts.cluster.kubectl import Refused
+from train.errors import see
 
 
 def judge_quota(sets: list[PodSet], facts: dict) -> list[Answer]:
@@ -36,7 +37,7 @@ def judge_quota(sets: list[PodSet], facts: dict) -> list[Answer]:
         )
         scoped = "scopes" in quota["spec"] or "scopeSelector" in quota["spec"]
         said = f"{name}: {lack}" + ("; it holds for some pods only, perhaps not for these" if scoped else "")
-        fix = f"wait for other work, ask for less (PLACE=…), or have the quota {name} raised"
+        fix = f"wait for other work, ask for less (PLACE=…), or have the quota {name} raised{see('job-pending')}"
         answers.append(Answer(UNKNOWN if scoped else FAILED, question, said, fix))
     return answers
 

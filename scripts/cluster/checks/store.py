@@ -8,6 +8,7 @@ from scripts.cluster.checks.answers import FAILED, PASSED, UNKNOWN, Answer, is_m
 from scripts.cluster.checks.quantity import size
 from scripts.cluster.kubectl import Cluster, Refused, parse
 from scripts.cluster.names import DATA_ACCESS, STORE
+from train.errors import see
 
 PROGRAM = Path(__file__).with_name("inside.py")
 ROOT = Path(__file__).resolve().parents[3]
@@ -173,5 +174,6 @@ def judge_room(recipe: SimpleNamespace, inside: dict) -> Answer:
     needed = each * (recipe.save_total_limit + 1) + weights + 64 * 2**20
     if inside["free"] < needed:
         what = f"{size(inside['free'])} are free, and checkpoints and the result need about {size(needed)}"
-        return Answer(FAILED, asked, what, "make delete-run RUN=… gives back old runs' room; or lower save_total_limit")
+        fix = f"make delete-run RUN=… gives back old runs' room; or lower save_total_limit{see('store-full')}"
+        return Answer(FAILED, asked, what, fix)
     return Answer(PASSED, asked, f"{size(inside['free'])} free, about {size(needed)} needed")

@@ -68,7 +68,7 @@ def check_room(missing, runtime, directory):
         if free < size:
             raise NodeError(
                 f"{path} has {free >> 20} MB free, the image needs {size >> 20} MB there",
-                f"free {(size - free >> 20) + 1} MB on the node, then push again",
+                f"free {(size - free >> 20) + 1} MB there, then push again (docs/runbooks/out-of-disk-on-nodes.md)",
             )
 
 

@@ -49,11 +49,14 @@ def run(argv, seconds=QUICK, stdin=None):
     return done.stdout.decode(errors="replace")
 
 
+FREE = "free space on the node, then push again (docs/runbooks/out-of-disk-on-nodes.md)"
+
+
 def failed(argv, status, said):
     words = said.decode(errors="replace").strip().splitlines()[-2:]
     what = f"{' '.join(argv[:6])}: exit {status}: {' '.join(words)}"
     if "no space left" in what.lower():
-        return NodeError(f"the disk is full ({what})", "free space on the node, then push again")
+        return NodeError(f"the disk is full ({what})", FREE)
     return NodeError(what, "see the message; what arrived is kept, pushing again goes on from there")
 
 
