@@ -138,7 +138,7 @@ def check_memory(
         if fitting:
             break
     fix = "; or ".join(fitting) if fitting else "take a smaller model or a machine with more memory: no setting fits"
-    return [problem(where, "memory", what, fix)]
+    return [problem(where, "memory", what, fix + see("rank-killed-for-memory"))]
 
 
 def remedies(recipe: SimpleNamespace, ranks: int) -> Iterator[list[tuple[str, dict[str, Any], int]]]:

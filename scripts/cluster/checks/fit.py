@@ -63,7 +63,7 @@ def judge_fit(sets: list[PodSet], run: str, facts: dict, queue: str = "") -> lis
             return [Answer(UNKNOWN, QUESTION, f"{found}; would fit an empty cluster, but not now", fix)]
         fix = f"wait until other work ends, deploy with FORCE=1 (the pods wait for room), or {fix}{see('job-pending')}"
         return [Answer(FAILED, QUESTION, f"{found}; would fit an empty cluster, but not now", fix)]
-    return [Answer(FAILED, QUESTION, f"{found}; never fits this cluster as it is", fix)]
+    return [Answer(FAILED, QUESTION, f"{found}; never fits this cluster as it is", fix + see("job-pending"))]
 
 
 def run_of(pod: dict) -> str:
