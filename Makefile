@@ -22,7 +22,7 @@ NPROC ?=
 THREADS ?=
 ## stop after this stage: check-data, before, train, merge, after or report
 UNTIL ?=
-## name of the run; empty: overlay and a hash of recipe, model, data and processes
+## name of the run; empty: overlay and a hash of recipe, model, data and processes; make compare: of the runs, separated by spaces
 RUN ?=
 ## directory of all runs
 RUNS ?= runs
@@ -54,7 +54,7 @@ SETUP_FLAGS ?=
 OPERATORS_DIR ?=
 ## what make results copies: adapter, model, merged, report, logs, data, checkpoints; empty: all but the last two; make publish: merged, model or adapter; make bench: of train curve ranks data length merge
 WHAT ?=
-## directory that make results copies to; empty: RUNS/<run>; make deliver: cluster or s3://bucket/prefix; make publish: directory, s3://bucket/prefix or hub:owner/name
+## directory that make results copies to; empty: RUNS/<run>; make compare: the page; make deliver: cluster or s3://bucket/prefix; make publish: directory, s3://bucket/prefix or hub:owner/name
 TO ?=
 ## logs of this pod alone: its number, launcher, or its name
 POD ?=
@@ -196,6 +196,11 @@ runs: $(BASE) ## List the runs on this machine; ON=cluster: all that ever ran th
 .PHONY: report
 report: $(BASE) ## Write the report of a run again: RUN=name.
 	@$(PYTHON) -m train.report --run "$$RUNS/$${RUN:?give RUN=name, make runs lists the names}"
+
+.PHONY: compare
+compare: $(BASE) ## Runs beside each other, in a table and on one page: RUN="a b c", or OVERLAY= for its finished runs; TO=file.html.
+	@set -f; exec $(PYTHON) -m scripts.compare $${RUN:+--run $$RUN} --runs-dir "$$RUNS" $${TO:+--to "$$TO"} \
+	  $(if $(filter file,$(origin OVERLAY)),,--overlay "$$OVERLAY")
 
 .PHONY: publish
 publish: $(BASE) ## Give a run's result away with a card: RUN=, TO=directory, s3://bucket/prefix or hub:owner/name; WHAT=, ALLOW=.

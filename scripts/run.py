@@ -57,7 +57,7 @@ def check_and_run(
     run.mkdir(parents=True, exist_ok=True)
     with lock_run(run) as lock:
         fix = f"choose another RUN=name, or remove it: make delete-run RUN={run.name}"
-        claim(run, plan, values, fix, artifacts=plan.artifacts)
+        claim(run, plan, values, fix, artifacts=plan.artifacts, overlay=arguments.overlay)
         if run_status(run) == "complete" and arguments.until == STAGES[-1]:
             return show_again(run)
         print(f"run {run}\n{plan.layout.processes} x {plan.layout.threads} threads: {plan.layout.reason}", flush=True)

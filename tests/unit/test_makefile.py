@@ -106,3 +106,12 @@ def test_make_report_asks_for_the_run(recorder):
     result = make("report", BASE="", PYTHON=str(recorder))
     assert result.returncode == 2
     assert "RUN=name" in result.stderr
+
+
+def test_runs_to_compare_are_split_at_spaces_and_an_overlay_nobody_gave_picks_none(recorder):
+    start = ["-m", "scripts.compare"]
+    given = arguments_of(recorder, "compare", RUN="a b* c", TO="my page.html")
+    assert given == [*start, "--run", "a", "b*", "c", "--runs-dir", "runs", "--to", "my page.html"]
+    assert arguments_of(recorder, "compare") == [*start, "--runs-dir", "runs"]
+    given = arguments_of(recorder, "compare", OVERLAY="demo", RUNS="my runs")
+    assert given == [*start, "--runs-dir", "my runs", "--overlay", "demo"]
