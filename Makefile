@@ -100,7 +100,7 @@ ONECCL_INDEX ?=
 COMPRESSION ?= zstd
 ## more flags for the builder: "--network host"
 BUILD_FLAGS ?=
-## IN_IMAGE=1: make run and make check-data work inside the image, with nothing installed here but make and an engine
+## IN_IMAGE=1: make run, check-data and reproduce work inside the image, with nothing installed here but make and an engine
 IN_IMAGE ?=
 ## directory of the test equipment; tests that need it are skipped by name where it is absent
 SHARED ?= ../shared
@@ -155,6 +155,7 @@ ARTIFACTS = $(if $(filter cluster,$(ON)),$(CLUSTER).cluster_artifacts $(PLACE_FL
 SURELY = $$(test "$$YES" != 1 || echo --yes) $$(test "$$FORCE" != 1 || echo --force)
 # What runs the chain: .venv, or with IN_IMAGE=1 a container.
 CHAIN = $(if $(filter 1,$(IN_IMAGE)),"$$PYTHON3" -m scripts.image_run chain,$(PYTHON) -m scripts.run)
+REPRODUCE = $(if $(filter 1,$(IN_IMAGE)),"$$PYTHON3" -m scripts.image_run reproduce,$(PYTHON) -m scripts.reproduce)
 CHAIN_NEEDS = $(if $(filter 1,$(IN_IMAGE)),,$(BASE))
 # Values of the image's targets, which need no .venv: $PYTHON3 and its own library.
 IMAGE = "$$PYTHON3" -m scripts.image
@@ -207,8 +208,8 @@ diff-runs: $(BASE) ## What differs between two runs: recipe, model, data, versio
 	@set -f; exec $(PYTHON) -m scripts.diff_runs $${RUN:+--run $$RUN} --runs-dir "$$RUNS" $(AS_JSON)
 
 .PHONY: reproduce
-reproduce: $(BASE) ## Train a run again from its run.json and say whether the same came out, or what differs: RUN=name; TO=new name.
-	@exec $(PYTHON) -m scripts.reproduce --run "$$RUN" --runs-dir "$$RUNS" $${TO:+--to "$$TO"} $${MODEL:+--model "$$MODEL"} \
+reproduce: $(CHAIN_NEEDS) ## Train a run again from its run.json and say whether the same came out, or what differs: RUN=name; TO=new name.
+	@exec $(REPRODUCE) --run "$$RUN" --runs-dir "$$RUNS" $${TO:+--to "$$TO"} $${MODEL:+--model "$$MODEL"} \
 	  $${DATA:+--data "$$DATA"} $${VALIDATION_DATA:+--validation-data "$$VALIDATION_DATA"} $${UNTIL:+--until "$$UNTIL"}
 
 .PHONY: publish

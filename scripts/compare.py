@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts import compare_facts as facts
-from scripts.runs import find_runs, overlay_of, run_status
+from scripts.runs import find_runs, overlay_of, read_record, run_status
 from train.errors import InputError, attempt, problem, run_program
 from train.report import templates, write_page
 from train.report_plots import Series, line_chart
@@ -61,7 +61,7 @@ def chosen_runs(arguments: argparse.Namespace) -> list[Path]:
         raise InputError(problem("RUN", "(empty)", "names no runs", fix))
     found = []
     for path in directory.glob("*/run.json"):
-        record = facts.read_record(path)
+        record = read_record(path)
         if overlay_of(record, path.parent.name) == arguments.overlay and run_status(path.parent) == "complete":
             found.append((record.get("started", ""), path.parent))
     if len(found) < 2:

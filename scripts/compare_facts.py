@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.runs import WITHOUT_EFFECT, is_held, run_status
-from train.errors import InputError, attempt, problem
+from train.errors import InputError, attempt
 from train.recipe import schema
 from train.report import read_run
 from train.report_facts import duration, is_trained, percent, short, shown, side, step_lines
@@ -51,18 +51,6 @@ def read_one(path: Path) -> Run:
     """One run, and how it stands."""
     content = read_run(path)
     return content | {"name": path.name, "status": "running" if is_held(path) else run_status(path)}
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A run.json. Raises InputError where it is none."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        fix = "copy it again from where the run was made, or make the run again"
-        raise InputError(problem(path, "", f"is not readable JSON: {error}", fix)) from None
-    if not isinstance(record, dict):
-        raise InputError(problem(path, "", "is no JSON object", "copy it again from where the run was made"))
-    return record
 
 
 # ---- settings ----

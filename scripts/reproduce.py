@@ -17,12 +17,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from scripts.chain import STAGES, claim
-from scripts.compare_facts import read_record
 from scripts.record_diff import Difference
 from scripts.reproduce_inputs import check_inputs, check_record, recorded_layout, recorded_values, warnings
 from scripts.reproduce_verdict import verdict
 from scripts.run import work_through
-from scripts.runs import find_runs, identity, lock_run, overlay_of
+from scripts.runs import find_runs, identity, lock_run, overlay_of, read_record
 from train.errors import InputError, attempt, problem, run_program
 from train.inputs import find_inputs
 from train.layout import Layout, thread_settings

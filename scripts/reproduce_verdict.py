@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.chain import result_files
-from scripts.compare_facts import read_record
 from scripts.record_diff import CAUSES, causes, grouped
+from scripts.runs import read_record
 from train.errors import InputError, problem
 from train.report import read_metrics
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from train.errors import InputError, problem, run_program
 from train.layout import Layout
@@ -91,6 +92,18 @@ def find_runs(runs: Path, names: list[str], variable: str = "RUN") -> list[Path]
     if problems:
         raise InputError(problems)
     return [runs / name for name in names]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run.json. Raises InputError where it is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fix = "copy it again from where the run was made, or make the run again"
+        raise InputError(problem(path, "", f"is not readable JSON: {error}", fix)) from None
+    if not isinstance(record, dict):
+        raise InputError(problem(path, "", "is no JSON object", "copy it again from where the run was made"))
+    return record
 
 
 def overlay_of(record: dict, name: str) -> str:
