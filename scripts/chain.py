@@ -129,7 +129,7 @@ def update_record(run: Path, stage: str, seconds: float) -> None:
     record["stages"][stage] = {"seconds": round(seconds, 1)}
     if stage == "check-data":
         record["data"]["digest"] = json.loads((run / "data" / "data_check.json").read_text())["digest"]
-    if stage == "train":
+    if stage == "train" or is_unrecorded(run, record):
         training = json.loads((run / "training.json").read_text())
         for key in ("dtype", "dtype_reason", "versions", "hardware", "base_model", "matmul_gflops"):
             record[key] = training.pop(key)
@@ -141,9 +141,20 @@ def update_record(run: Path, stage: str, seconds: float) -> None:
     write_json(run / "run.json", record)
 
 
+def is_unrecorded(run: Path, record: dict[str, Any]) -> bool:
+    """Whether a training was done when a signal came, before that was written down."""
+    needed = ("training.json", f"{result_directory(record['recipe'])}/{MANIFEST}")
+    return "training" not in record and all((run / name).is_file() for name in needed)
+
+
+def result_directory(recipe: dict[str, Any]) -> str:
+    """The directory of what is trained, inside the run."""
+    return "model" if recipe["method"] == "full" else "adapter"
+
+
 def result_files(run: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """The directory of what was trained, and the SHA-256 of each of its files, as it was sealed with."""
-    directory = "model" if recipe["method"] == "full" else "adapter"
+    directory = result_directory(recipe)
     sealed = json.loads((run / directory / MANIFEST).read_text())
     return {"directory": directory, "files": {name: entry["sha256"] for name, entry in sealed.items()}}
 

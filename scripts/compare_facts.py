@@ -50,7 +50,8 @@ def read_runs(paths: list[Path]) -> list[Run]:
 def read_one(path: Path) -> Run:
     """One run, and how it stands."""
     content = read_run(path)
-    return content | {"name": path.name, "status": "running" if is_held(path) else run_status(path)}
+    held = (path / ".lock").exists() and is_held(path)  # asking makes the file, and a copy may not be writable
+    return content | {"name": path.name, "status": "running" if held else run_status(path)}
 
 
 # ---- settings ----

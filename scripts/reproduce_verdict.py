@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.chain import result_files
+from scripts.chain import result_directory, result_files
 from scripts.record_diff import CAUSES, causes, grouped
 from scripts.runs import read_record
 from train.errors import InputError, problem
@@ -17,7 +17,7 @@ def verdict(run: Path, again: Path) -> int:
     """Say whether the result of `again` is that of `run`; returns 0 where the weights are the same, else 1."""
     records = [read_record(directory / "run.json") for directory in (run, again)]
     was, now = (files_of(directory, record) for directory, record in zip((run, again), records, strict=True))
-    what = "model" if records[0]["recipe"]["method"] == "full" else "adapter"
+    what = result_directory(records[0]["recipe"])
     weights = sorted(name for name in was.keys() | now.keys() if name.endswith(".safetensors"))
     print(f"--- {again.name} beside {run.name}")
     others = sorted(name for name in was.keys() | now.keys() if name not in weights and was.get(name) != now.get(name))

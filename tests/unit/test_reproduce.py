@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import save_file
 
 from scripts import reproduce_inputs as inputs
@@ -26,6 +27,7 @@ from train.errors import InputError
 from train.files import hash_file
 from train.layout import Layout
 from train.recipe import check_values, dump_recipe, read_yaml, with_defaults
+from train.results import put_in_order
 
 RECIPES = sorted([*(ROOT / "kustomize" / "overlays").glob("*/train.yaml"),
                   *(ROOT / "tests" / "fixtures" / "valid" / "recipes").glob("*.yaml")])  # fmt: skip
@@ -241,6 +243,18 @@ def test_a_run_that_was_not_trained_to_its_end_is_refused(world):
     record = world.record | {"training": None, "base_model": None}
     (problem,) = inputs.check_record(record, world.run)
     assert "a was not trained to its end" in problem and "finish it first" in problem
+
+
+# ---- the result ----
+
+
+def test_names_that_peft_keeps_as_sets_are_saved_in_their_order(tmp_path):
+    names = [f"proj_{letter}" for letter in "hgfedcba"]
+    config = LoraConfig(target_modules=names)
+    assert isinstance(config.target_modules, set)
+    put_in_order(SimpleNamespace(peft_config={"default": config}))
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == sorted(names)
 
 
 # ---- the verdict ----
