@@ -22,7 +22,7 @@ NPROC ?=
 THREADS ?=
 ## stop after this stage: check-data, before, train, merge, after or report
 UNTIL ?=
-## name of the run; empty: overlay and a hash of recipe, model, data and processes
+## name of the run; empty: overlay and a hash of recipe, model, data and processes; make compare, diff-runs: of the runs, separated by spaces
 RUN ?=
 ## directory of all runs
 RUNS ?= runs
@@ -54,13 +54,13 @@ SETUP_FLAGS ?=
 OPERATORS_DIR ?=
 ## what make results copies: adapter, model, merged, report, logs, data, checkpoints; empty: all but the last two; make publish: merged, model or adapter; make bench: of train curve ranks data length merge
 WHAT ?=
-## directory that make results copies to; empty: RUNS/<run>; make deliver: cluster or s3://bucket/prefix; make publish: directory, s3://bucket/prefix or hub:owner/name
+## directory that make results copies to; empty: RUNS/<run>; make compare: the page; make reproduce: the new run's name; make deliver: cluster or s3://bucket/prefix; make publish: directory, s3://bucket/prefix or hub:owner/name
 TO ?=
 ## logs of this pod alone: its number, launcher, or its name
 POD ?=
 ## FOLLOW=1: make logs goes on as the logs grow
 FOLLOW ?=
-## JSON=1: make status, preflight, models and runs ON=cluster print it for a program
+## JSON=1: make status, preflight, models, diff-runs and runs ON=cluster print it for a program
 JSON ?=
 ## ON=cluster: runs, models and data of the cluster, not of this machine
 ON ?= here
@@ -100,7 +100,7 @@ ONECCL_INDEX ?=
 COMPRESSION ?= zstd
 ## more flags for the builder: "--network host"
 BUILD_FLAGS ?=
-## IN_IMAGE=1: make run and make check-data work inside the image, with nothing installed here but make and an engine
+## IN_IMAGE=1: make run, check-data and reproduce work inside the image, with nothing installed here but make and an engine
 IN_IMAGE ?=
 ## directory of the test equipment; tests that need it are skipped by name where it is absent
 SHARED ?= ../shared
@@ -155,6 +155,7 @@ ARTIFACTS = $(if $(filter cluster,$(ON)),$(CLUSTER).cluster_artifacts $(PLACE_FL
 SURELY = $$(test "$$YES" != 1 || echo --yes) $$(test "$$FORCE" != 1 || echo --force)
 # What runs the chain: .venv, or with IN_IMAGE=1 a container.
 CHAIN = $(if $(filter 1,$(IN_IMAGE)),"$$PYTHON3" -m scripts.image_run chain,$(PYTHON) -m scripts.run)
+REPRODUCE = $(if $(filter 1,$(IN_IMAGE)),"$$PYTHON3" -m scripts.image_run reproduce,$(PYTHON) -m scripts.reproduce)
 CHAIN_NEEDS = $(if $(filter 1,$(IN_IMAGE)),,$(BASE))
 # Values of the image's targets, which need no .venv: $PYTHON3 and its own library.
 IMAGE = "$$PYTHON3" -m scripts.image
@@ -196,6 +197,20 @@ runs: $(BASE) ## List the runs on this machine; ON=cluster: all that ever ran th
 .PHONY: report
 report: $(BASE) ## Write the report of a run again: RUN=name.
 	@$(PYTHON) -m train.report --run "$$RUNS/$${RUN:?give RUN=name, make runs lists the names}"
+
+.PHONY: compare
+compare: $(BASE) ## Runs beside each other, in a table and on one page: RUN="a b c", or OVERLAY= for its finished runs; TO=file.html.
+	@set -f; exec $(PYTHON) -m scripts.compare $${RUN:+--run $$RUN} --runs-dir "$$RUNS" $${TO:+--to "$$TO"} \
+	  $(if $(filter file,$(origin OVERLAY)),,--overlay "$$OVERLAY")
+
+.PHONY: diff-runs
+diff-runs: $(BASE) ## What differs between two runs: recipe, model, data, versions, machine, figures: RUN="a b", JSON=1.
+	@set -f; exec $(PYTHON) -m scripts.diff_runs $${RUN:+--run $$RUN} --runs-dir "$$RUNS" $(AS_JSON)
+
+.PHONY: reproduce
+reproduce: $(CHAIN_NEEDS) ## Train a run again from its run.json and say whether the same came out, or what differs: RUN=name; TO=new name.
+	@exec $(REPRODUCE) --run "$$RUN" --runs-dir "$$RUNS" $${TO:+--to "$$TO"} $${MODEL:+--model "$$MODEL"} \
+	  $${DATA:+--data "$$DATA"} $${VALIDATION_DATA:+--validation-data "$$VALIDATION_DATA"} $${UNTIL:+--until "$$UNTIL"}
 
 .PHONY: publish
 publish: $(BASE) ## Give a run's result away with a card: RUN=, TO=directory, s3://bucket/prefix or hub:owner/name; WHAT=, ALLOW=.

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from scripts.runs import run_status
+from scripts.runs import fingerprint, run_status
+from train.checkpoint import MANIFEST
 from train.errors import InputError, problem
 from train.files import PROMPTS, write_json
 from train.nursery import Nursery
@@ -75,11 +76,12 @@ def claim(run: Path, plan: SimpleNamespace, values: dict, fix: str, **more: Any)
             "command": " ".join(sys.orig_argv[1:]),
             "recipe": vars(plan.recipe),
             "model_path": str(plan.model),
+            "model_files": fingerprint(plan.model),
             "data": {"sources": plan.sources},
             "layout": plan.layout.as_dict(),
             "seed": plan.recipe.seed,
             "git": git_commit(),
-            "image": os.environ.get("TUNEFLEET_IMAGE"),
+            "image": present_image(),
             "stages": {},
         }
         | more,
@@ -127,20 +129,44 @@ def update_record(run: Path, stage: str, seconds: float) -> None:
     record["stages"][stage] = {"seconds": round(seconds, 1)}
     if stage == "check-data":
         record["data"]["digest"] = json.loads((run / "data" / "data_check.json").read_text())["digest"]
-    if stage == "train":
+    if stage == "train" or is_unrecorded(run, record):
         training = json.loads((run / "training.json").read_text())
         for key in ("dtype", "dtype_reason", "versions", "hardware", "base_model", "matmul_gflops"):
             record[key] = training.pop(key)
         record["training"] = training
+        record["result"] = result_files(run, record["recipe"])
     record["status"] = run_status(run)
     if record["status"] == "complete":
         record.setdefault("finished", now())
     write_json(run / "run.json", record)
 
 
+def is_unrecorded(run: Path, record: dict[str, Any]) -> bool:
+    """Whether a training was done when a signal came, before that was written down."""
+    needed = ("training.json", f"{result_directory(record['recipe'])}/{MANIFEST}")
+    return "training" not in record and all((run / name).is_file() for name in needed)
+
+
+def result_directory(recipe: dict[str, Any]) -> str:
+    """The directory of what is trained, inside the run."""
+    return "model" if recipe["method"] == "full" else "adapter"
+
+
+def result_files(run: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The directory of what was trained, and the SHA-256 of each of its files, as it was sealed with."""
+    directory = result_directory(recipe)
+    sealed = json.loads((run / directory / MANIFEST).read_text())
+    return {"directory": directory, "files": {name: entry["sha256"] for name, entry in sealed.items()}}
+
+
 def now() -> str:
     """The time, in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def present_image() -> str | None:
+    """The image that this program runs in, as who started it says; None outside of one."""
+    return os.environ.get("TUNEFLEET_IMAGE")
 
 
 def git_commit() -> str | None:

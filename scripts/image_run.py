@@ -1,14 +1,17 @@
-"""Programs inside the image on this machine, behind `make run IN_IMAGE=1` and `make image-test`.
+"""Programs inside the image on this machine: `make run IN_IMAGE=1`, `make reproduce IN_IMAGE=1`, `make image-test`.
 
     python -m scripts.image_run chain --overlay demo --runs-dir runs
+    python -m scripts.image_run reproduce --run demo-13b7f276 --runs-dir runs
     python -m scripts.image_run test
 
-`chain` takes the arguments of scripts.run. Needs Python's own library, an image (make image) and podman or docker.
+`chain` takes the arguments of scripts.run, `reproduce` those of scripts.reproduce.
+Needs Python's own library, an image (make image) and podman or docker.
 The names of files are the same inside, so a run has the same name, and goes on, inside and outside.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -21,12 +24,13 @@ from scripts.image_layout import LAYOUT, is_whole, read_record
 from train.errors import InputError, problem, run_program
 
 INSIDE = Path("/opt/tunefleet")
+PROGRAMS = {"chain": "scripts.run", "reproduce": "scripts.reproduce"}
 PATH_FLAGS = ("--model", "--data", "--validation-data")
 
 
 def main() -> int:
     what, given = sys.argv[1:2], sys.argv[2:]
-    if what not in (["chain"], ["test"]):
+    if what not in (["test"], *([name] for name in PROGRAMS)):
         sys.exit(__doc__)
     record = read_record()
     if record is None or not is_whole(LAYOUT, record["digest"]):
@@ -41,7 +45,9 @@ def main() -> int:
         raise InputError(problems)
     engine = choose_engine(os.environ.get("BUILDER", ""))
     load(engine, record)
-    words = test_command(engine, record) if what == ["test"] else chain_command(engine, record, given)
+    words = (
+        test_command(engine, record) if what == ["test"] else chain_command(engine, record, given, PROGRAMS[what[0]])
+    )
     sys.stdout.flush()
     # In this process's place: a Ctrl-C and the exit code go straight from one to the other.
     os.execvp(words[0], words)
@@ -50,8 +56,8 @@ def main() -> int:
 # ---- the chain ----
 
 
-def chain_command(engine: str, record: dict, given: list[str]) -> list[str]:
-    """The container that runs scripts.run in this checkout, with what its arguments name and nothing else."""
+def chain_command(engine: str, record: dict, given: list[str], program: str = "scripts.run") -> list[str]:
+    """The container that runs a program in this checkout, with what its arguments name and nothing else."""
     runs = Path(value_of(given, "--runs-dir") or "runs").absolute()
     runs.mkdir(parents=True, exist_ok=True)
     words = locked_down(engine, record, f"{os.getuid()}:{os.getgid()}")
@@ -64,7 +70,7 @@ def chain_command(engine: str, record: dict, given: list[str]) -> list[str]:
     if store():
         words += [*mount(store()), "--env", f"STORE={store()}"]
     words += ["--env", f"TUNEFLEET_IMAGE={record['name']}@{record['digest']}", "--env", f"TUNEFLEET_COMMIT={commit()}"]
-    return [*words, "--workdir", str(Path.cwd()), record["name"], "python", "-m", "scripts.run", *given]
+    return [*words, "--workdir", str(Path.cwd()), record["name"], "python", "-m", program, *given]
 
 
 def value_of(given: list[str], flag: str) -> str:
@@ -86,14 +92,27 @@ def missing(given: list[str]) -> list[str]:
 
 
 def named_paths(given: list[str]) -> set[Path]:
-    """Every file and directory that the arguments or the use case's recipe name, and where links in them lead to."""
+    """Every file and directory that the arguments, the use case's recipe or the run's record name.
+
+    With them, where links in them lead to.
+    """
     recipe = ROOT / "kustomize" / "overlays" / value_of(given, "--overlay") / "train.yaml"
     words = [word for word in given if word != value_of(given, "--runs-dir")]
     words += recipe.read_text().splitlines() if recipe.is_file() else []
+    words += recorded_names(Path(value_of(given, "--runs-dir") or "runs") / value_of(given, "--run") / "run.json")
     values = [re.sub(r"^\w+(=|: *)", "", word).partition(" #")[0].strip(" \"'") for word in words]
     paths = {Path(value).absolute() for value in values if is_there(value)}
     links = [link for path in paths if path.is_dir() for link in path.rglob("*") if link.is_symlink() and link.exists()]
     return paths | {link.resolve().parent for link in links}
+
+
+def recorded_names(record: Path) -> list[str]:
+    """Model and rows of a run that is there already, as it named them; a reproduction has no other word for them."""
+    try:
+        content = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return []  # a new run; what is wrong with a record, the program itself says
+    return [content.get("model_path") or "", *((content.get("data") or {}).get("sources") or {})]
 
 
 def within(path: Path, directories: tuple[Path, ...]) -> bool:

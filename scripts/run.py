@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,11 +58,12 @@ def check_and_run(
     run.mkdir(parents=True, exist_ok=True)
     with lock_run(run) as lock:
         fix = f"choose another RUN=name, or remove it: make delete-run RUN={run.name}"
-        claim(run, plan, values, fix, artifacts=plan.artifacts)
+        claim(run, plan, values, fix, artifacts=plan.artifacts, overlay=arguments.overlay)
         if run_status(run) == "complete" and arguments.until == STAGES[-1]:
             return show_again(run)
         print(f"run {run}\n{plan.layout.processes} x {plan.layout.threads} threads: {plan.layout.reason}", flush=True)
-        return work_through(run, plan, arguments, lock, nursery)
+        stages = STAGES[: STAGES.index(arguments.until) + 1]
+        return work_through(run, plan, stages, lock, nursery)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -148,11 +150,11 @@ def show_again(run: Path) -> int:
     return 0
 
 
-def work_through(run: Path, plan: SimpleNamespace, arguments: argparse.Namespace, lock: int, nursery: Nursery) -> int:
-    """Run the stages that are not done yet, up to --until; returns the exit status."""
+def work_through(run: Path, plan: SimpleNamespace, stages: Sequence[str], lock: int, nursery: Nursery) -> int:
+    """Run those of the stages that are not done yet; returns the exit status."""
     layout = ["--nproc", str(plan.layout.processes), "--threads", str(plan.layout.threads)]
     commands = stage_commands(run, plan.recipe, plan.model, layout)
-    for stage in STAGES[: STAGES.index(arguments.until) + 1]:
+    for stage in stages:
         if stage not in commands:
             continue
         result, command = commands[stage]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from train.errors import InputError, problem, run_program
 from train.layout import Layout
@@ -75,6 +76,41 @@ def lock_run(run: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def find_runs(runs: Path, names: list[str], variable: str = "RUN") -> list[Path]:
+    """The directories of runs by their names. Raises InputError with each name that is none, and those there are."""
+    known = ", ".join(sorted(path.parent.name for path in runs.glob("*/run.json"))) or "none; make run makes one"
+    problems = []
+    for name in dict.fromkeys(names):
+        if not name or Path(name).name != name or not (runs / name).is_dir():
+            fix = f"there are: {known}; a run on a cluster comes here first: make results RUN={name}"
+            problems.append(problem(variable, name or "(empty)", f"is no run in {runs}", fix))
+        elif not (runs / name / "run.json").is_file():
+            fix = f"make the run again (make run), or copy it whole from where it is; there are: {known}"
+            problems.append(problem(variable, name, f"has no record: {runs / name / 'run.json'} is not there", fix))
+    if problems:
+        raise InputError(problems)
+    return [runs / name for name in names]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run.json. Raises InputError where it is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fix = "copy it again from where the run was made, or make the run again"
+        raise InputError(problem(path, "", f"is not readable JSON: {error}", fix)) from None
+    if not isinstance(record, dict):
+        raise InputError(problem(path, "", "is no JSON object", "copy it again from where the run was made"))
+    return record
+
+
+def overlay_of(record: dict, name: str) -> str:
+    """The use case of a run: as its record says, else what its command or its name says."""
+    words = record.get("command", "").split()
+    said = words[words.index("--overlay") + 1] if "--overlay" in words[:-1] else ""
+    return record.get("overlay") or said or name.rpartition("-")[0] or name
 
 
 def run_status(run: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from train.errors import InputError, problem
+from train.errors import InputError, problem, see
 
 PROCESS = 600_000_000  # Python with torch, transformers, PEFT and datasets loaded
 FOUR_BIT = {True: 0.5 + 1 / 64, False: 0.5 + 4 / 64}  # a weight and its share of its block's scale, by double_quant

@@ -33,8 +33,14 @@ def main() -> None:
 def write_report(run: Path) -> Path:
     """Write RUN/report.html under a temporary name and rename it; returns its path."""
     content = read_run(run)
-    # The template's name does not end in .html, so escaping must be asked for.
-    loader = FileSystemLoader(Path(__file__).resolve().parent)
+    page = templates().get_template(TEMPLATE).render(**page_parts(content, run))
+    return write_page(run / "report.html", page)
+
+
+def templates(*more: Path) -> Environment:
+    """The templates here and in `more` directories, with the filters that write figures."""
+    # The templates' names do not end in .html, so escaping must be asked for.
+    loader = FileSystemLoader([*more, Path(__file__).resolve().parent])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "percent": facts.percent,
@@ -43,8 +49,12 @@ def write_report(run: Path) -> Path:
         "moment": facts.moment,
         "literal": lambda text: json.dumps(text, ensure_ascii=False),
     }
-    page = environment.get_template(TEMPLATE).render(**page_parts(content, run))
-    path, temporary = run / "report.html", run / ".report.html.tmp"
+    return environment
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Write a page under a temporary name and rename it; returns its path."""
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(page, encoding="utf-8")
         temporary.replace(path)

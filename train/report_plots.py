@@ -56,9 +56,13 @@ class Axis:
 
 
 def line_chart(
-    label: str, series: Sequence[Series], unit: str = "", width: int = 1000, height: int = 320, zero: bool = False
-) -> Markup:
-    """A chart of values over training steps; empty where there is no point. `zero` begins the axis at 0."""
+    label: str, series: Sequence[Series], unit: str = "", width: int = 1000, height: int = 320, zero: bool = False,
+    legend: bool = True,
+) -> Markup:  # fmt: skip
+    """A chart of values over training steps; empty where there is no point.
+
+    `zero` begins the axis at 0; without `legend` the page says itself which line is which.
+    """
     series = [Series(one.name, thinned(finite(one.points)), one.style, one.dots) for one in series]
     series = [one for one in series if one.points]
     if not series:
@@ -66,15 +70,16 @@ def line_chart(
     values = [y for one in series for _, y in one.points]
     steps = [x for one in series for x, _ in one.points]
     x_axis = Axis(min(steps), max(steps) if max(steps) > min(steps) else min(steps) + 1, 62, width - 14)
-    y_axis = value_axis(values, zero, height - 34, 34 if len(series) > 1 else 12)
+    legend = legend and len(series) > 1
+    y_axis = value_axis(values, zero, height - 34, 34 if legend else 12)
     parts = [grid(x_axis, y_axis, width, height, unit)]
-    legend = 62.0
+    place = 62.0
     for one in series:
         parts += drawn(one, x_axis, y_axis)
-        if len(series) > 1:
-            parts += [f'<line class="line {escape(one.style)}" x1="{legend}" x2="{legend + 20}" y1="14" y2="14"/>',
-                      f'<text class="legend" x="{legend + 26}" y="18">{escape(one.name)}</text>']  # fmt: skip
-            legend += 46 + 6.6 * len(one.name)
+        if legend:
+            parts += [f'<line class="line {escape(one.style)}" x1="{place}" x2="{place + 20}" y1="14" y2="14"/>',
+                      f'<text class="legend" x="{place + 26}" y="18">{escape(one.name)}</text>']  # fmt: skip
+            place += 46 + 6.6 * len(one.name)
     return picture(label, width, height, parts)
 
 
@@ -82,7 +87,8 @@ def drawn(series: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
     """A line with its dots."""
     places = [(x_axis.place(x), y_axis.place(y)) for x, y in series.points]
     path = " ".join(f"{x},{y}" for x, y in places)
-    parts = [f'<polyline class="line {escape(series.style)}" points="{path}"/>']
+    title = f"<title>{escape(series.name)}</title>"
+    parts = [f'<polyline class="line {escape(series.style)}" points="{path}">{title}</polyline>']
     if series.dots:
         parts += [
             f'<circle class="dot {escape(series.style)}" cx="{cx}" cy="{cy}" r="3.5">'

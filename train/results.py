@@ -16,7 +16,17 @@ from train.files import write_json
 from train.hardware import describe_hardware
 
 BASE_RECORD = "base_model.json"
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors", "tokenizers")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+)
 
 
 def save_result(trainer, recipe: SimpleNamespace, tokenizer, base: Path, run: Path) -> None:
@@ -33,6 +43,7 @@ def save_result(trainer, recipe: SimpleNamespace, tokenizer, base: Path, run: Pa
             save_as_stored(model, weights, base, aside)
             copy_generation_config(base, aside)
         else:
+            put_in_order(model)
             model.save_pretrained(aside, state_dict=weights, save_embedding_layers=False)
             shutil.copyfile(run / BASE_RECORD, aside / BASE_RECORD)
         tokenizer.save_pretrained(aside)
@@ -63,6 +74,14 @@ def save_as_stored(model, weights: dict[str, torch.Tensor], base: Path, target: 
     model.save_pretrained(target, state_dict={name: tensor.to(stored) for name, tensor in weights.items()})
     config = json.loads((target / "config.json").read_text())  # says the trained model's format, not the file's
     write_json(target / "config.json", config | {"dtype": str(stored).removeprefix("torch.")})
+
+
+def put_in_order(model) -> None:
+    """Sort what PEFT keeps as sets, whose order is another in each process: the same adapter has the same files."""
+    for config in model.peft_config.values():
+        for key, value in vars(config).items():
+            if isinstance(value, set):
+                setattr(config, key, sorted(value))
 
 
 def copy_generation_config(base: Path, target: Path) -> None:

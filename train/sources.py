@@ -22,7 +22,7 @@ def find_model(recipe: SimpleNamespace, where: object) -> Path:
         return found or Path(name)
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_like_path:
-        fix = "give a directory with config.json and safetensors weights, or a name that make models lists"
+        fix = "give a directory with config.json and safetensors weights, or a name that make models lists: MODEL=…"
         raise InputError(problem(where, "model_name_or_path", f"{name} is no directory", fix))
     found = find_in_cache("model", name, revision)
     if found:

@@ -3,6 +3,7 @@
 .venv/bin/python -m pytest tests/unit/test_image_run.py
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -92,3 +93,18 @@ def test_an_engine_is_podman_or_docker_and_a_missing_one_is_named(tmp_path, monk
     assert image_engine.choose_engine("") == "docker"
     with pytest.raises(InputError, match="podman is not installed"):
         image_engine.choose_engine("podman")
+
+
+def test_a_reproduction_sees_model_and_rows_of_the_runs_record(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "rows.json").touch()
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    record = {"model_path": str(tmp_path / "model"), "data": {"sources": {str(tmp_path / "rows.json"): {}, "gone": {}}}}
+    (tmp_path / "runs" / "a" / "run.json").write_text(json.dumps(record))
+    given = ["--run", "a", "--runs-dir", str(tmp_path / "runs")]
+    words = image_run.chain_command("docker", RECORD, given, image_run.PROGRAMS["reproduce"])
+    assert words[-len(given) - 3 :] == ["python", "-m", "scripts.reproduce", *given]
+    assert {str(tmp_path / "model"), str(tmp_path / "rows.json")} <= set(mounts(words))
+    (tmp_path / "runs" / "a" / "run.json").write_text("{")
+    assert str(tmp_path / "model") not in mounts(image_run.chain_command("docker", RECORD, given, "scripts.reproduce"))

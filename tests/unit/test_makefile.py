@@ -106,3 +106,22 @@ def test_make_report_asks_for_the_run(recorder):
     result = make("report", BASE="", PYTHON=str(recorder))
     assert result.returncode == 2
     assert "RUN=name" in result.stderr
+
+
+def test_runs_to_compare_are_split_at_spaces_and_an_overlay_nobody_gave_picks_none(recorder):
+    start = ["-m", "scripts.compare"]
+    given = arguments_of(recorder, "compare", RUN="a b* c", TO="my page.html")
+    assert given == [*start, "--run", "a", "b*", "c", "--runs-dir", "runs", "--to", "my page.html"]
+    assert arguments_of(recorder, "compare") == [*start, "--runs-dir", "runs"]
+    given = arguments_of(recorder, "compare", OVERLAY="demo", RUNS="my runs")
+    assert given == [*start, "--runs-dir", "my runs", "--overlay", "demo"]
+
+
+def test_what_two_runs_are_told_apart_by_and_what_is_reproduced_arrives_whole(recorder):
+    given = arguments_of(recorder, "diff-runs", RUN="a b", JSON="1")
+    assert given == ["-m", "scripts.diff_runs", "--run", "a", "b", "--runs-dir", "runs", "--json"]
+    start = ["-m", "scripts.reproduce", "--run"]
+    assert arguments_of(recorder, "reproduce", RUN="a b") == [*start, "a b", "--runs-dir", "runs"]
+    given = arguments_of(recorder, "reproduce", RUN="a", TO="b", MODEL="my model", DATA="x y.json", UNTIL="train")
+    assert given == [*start, "a", "--runs-dir", "runs", "--to", "b", "--model", "my model", "--data", "x y.json",
+                     "--until", "train"]  # fmt: skip
