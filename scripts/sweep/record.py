@@ -42,7 +42,8 @@ def load_record(runs: Path, overlay: str, where: str, namespace: str = "", name:
     if not fits:
         key, asked = ("RUN", name) if name else ("OVERLAY", overlay)
         what = f"no sweep of it was started from {runs}" + (f" in the namespace {namespace}" if namespace else "")
-        names = ", ".join(one["name"] for one in there) or f"none; make sweep OVERLAY={overlay} starts one"
+        on = " ON=cluster" if where == CLUSTER else ""
+        names = ", ".join(one["name"] for one in there) or f"none; make sweep OVERLAY={overlay}{on} starts one"
         raise InputError(problem(key, asked, what, f"there are: {names}"))
     return max(fits, key=lambda one: one["used"])
 

@@ -16,8 +16,8 @@ from tests.tiny import ROOT, environment
 
 QUICK = [
     *("max_steps=4", "num_train_epochs=", "max_train_samples=64", "max_eval_samples=8", "exact_match="),
-    *("generate_samples=1", "max_new_tokens=4"),
-    *("eval_strategy=steps", "eval_steps=2", "save_strategy=steps", "save_steps=2"),
+    *("generate_samples=0", "merge=false"),
+    *("eval_strategy=steps", "eval_steps=4", "save_strategy=steps", "save_steps=4"),
 ]
 RANKS = [2, 4, 8, 16]
 
@@ -73,12 +73,12 @@ def test_ctrl_c_says_what_is_done_and_leaves_with_130(swept):
 
 def test_status_between_tells_which_points_are_missing(swept):
     assert f"{swept.record['name']}: 1 of 4 done" in swept.between
-    assert swept.between.count("not started") == 2 and "incomplete, has before.json" in swept.between
+    assert swept.between.count("not started") == 2 and "incomplete, has " in swept.between
 
 
 def test_the_same_command_does_only_what_is_missing(swept):
     assert swept.kept and "=== 1 of 4: lora_r=2  done before" in swept.printed
-    assert swept.printed.count("--- train\n") == 3
+    assert swept.printed.count("--- after\n") == 3
     assert "=== 2 of 4: lora_r=4  (about " in swept.printed, "the time left, by the point that is done"
     assert "--- before: done before" in swept.printed, "the interrupted point goes on where it stopped"
 
@@ -97,10 +97,3 @@ def test_it_ends_with_the_best_marked_and_a_comparison_of_all(swept):
     page = swept.place / "runs" / f"{swept.record['name']}.html"
     assert f"comparison: {page}" in end
     assert all(point["run"] in page.read_text() for point in swept.record["points"])
-
-
-def test_an_edited_sweep_is_a_new_one_that_takes_what_is_done(swept):
-    (swept.place / "sweep.yaml").write_text("points: [{lora_r: 16}, {lora_r: 2}]\n")
-    printed = sweep(swept.place)
-    assert printed.count("done before") == 2 and "--- train" not in printed
-    assert len(list((swept.place / "runs").glob("*.sweep.json"))) == 2

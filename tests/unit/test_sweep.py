@@ -213,7 +213,7 @@ def test_a_sweep_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     made = kept(tmp_path, tmp_path / "runs", grid={"lora_r": [8, 16]})
     with pytest.raises(InputError, match=f"there are: {made['name']}"):
         record.load_record(tmp_path / "runs", "argilla", record.HERE)
-    with pytest.raises(InputError, match="there are: none; make sweep OVERLAY=demo starts one"):
+    with pytest.raises(InputError, match="there are: none; make sweep OVERLAY=demo ON=cluster starts one"):
         record.load_record(tmp_path / "runs", "demo", record.CLUSTER, "finetune")
 
 
@@ -239,6 +239,16 @@ def work(tmp_path: Path, start) -> tuple[int, dict, Path]:
     made = kept(tmp_path, runs, grid={"lora_r": [2, 4, 8, 16]})
     by_rank = {point["values"]["lora_r"]: runs / point["run"] for point in made["points"]}
     return sweep_here.work_through(made, runs, lambda point: start(point, by_rank[point["lora_r"]])), made, runs
+
+
+def test_an_edited_sweep_takes_what_is_done_and_runs_the_rest(tmp_path, compare):
+    work(tmp_path, learn)
+    edited = kept(tmp_path, tmp_path / "runs", points=[{"lora_r": 16}, {"lora_r": 32}, {"lora_r": 2}])
+    edited["points"][0]["run"], edited["points"][2]["run"] = "demo-3", "demo-0"  # as their recipes name them
+    edited["points"][1]["run"] = "demo-4"
+    begun = []
+    again = sweep_here.work_through(edited, tmp_path / "runs", lambda point: begun.append(point) or 1)
+    assert begun == [{"lora_r": 32}] and again == 1
 
 
 def learn(point: dict, run: Path) -> int:
