@@ -104,6 +104,5 @@ def show(record: dict[str, Any], runs: Path, states: list[str]) -> None:
 
     page = runs / f"{record['name']}.html"
     write_comparison(done, page)
-    print()
     print_comparison(done)
     print(f"\ncomparison: {page}", flush=True)
