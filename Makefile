@@ -16,13 +16,15 @@ DATA ?=
 VALIDATION_DATA ?=
 ## other recipe values for this run, separated by spaces: "lora_r=16 learning_rate=1.0e-4"
 SET ?=
+## sweep.yaml of make sweep; empty: the overlay's own
+SWEEP ?=
 ## processes on this machine; empty: decided from its processor, and said
 NPROC ?=
 ## threads of each process; empty: its share of the cores
 THREADS ?=
 ## stop after this stage: check-data, before, train, merge, after or report
 UNTIL ?=
-## name of the run; empty: overlay and a hash of recipe, model, data and processes; make compare, diff-runs: of the runs, separated by spaces
+## name of the run; empty: overlay and a hash of recipe, model, data and processes; make compare, diff-runs: of the runs, separated by spaces; make sweep-status, sweep-stop: of the sweep
 RUN ?=
 ## directory of all runs
 RUNS ?= runs
@@ -116,7 +118,7 @@ LAYERS ?= 6
 FRESH ?=
 
 # Recipes read these from the environment, in quotes: a value with spaces stays one value.
-export OVERLAY MODEL DATA VALIDATION_DATA SET NPROC THREADS UNTIL RUN RUNS YES PYTHON3 TORCH_INDEX WHEELS SHARED
+export OVERLAY MODEL DATA VALIDATION_DATA SET SWEEP NPROC THREADS UNTIL RUN RUNS YES PYTHON3 TORCH_INDEX WHEELS SHARED
 export REGISTRY REGISTRY_INSECURE INVENTORY LIMIT CHECK FORCE ALLOW ANSIBLE_FLAGS
 export REVISION SHA256 STORE
 export PLACE RUNTIME WITH WITHOUT NAMESPACE CONTEXT STORAGE_CLASS STORAGE_SIZE SETUP_FLAGS OPERATORS_DIR WHAT TO POD FOLLOW JSON ON
@@ -147,6 +149,7 @@ FETCH_THERE = --overlay "$$OVERLAY" $${MODEL:+--model "$$MODEL"} $${DATA:+--data
 	$${WITH:+--with $$WITH} $${WITHOUT:+--without $$WITHOUT} $(PLACE_FLAGS)
 # An OVERLAY that nobody gave picks no run: then it is the newest of all.
 FOLLOW_FLAGS = $(if $(filter file,$(origin OVERLAY)),,--overlay "$$OVERLAY") $${RUN:+--run "$$RUN"} $(PLACE_FLAGS)
+SWEEP_FLAGS = --runs-dir "$$RUNS" $$(test "$$FORCE" != 1 || echo --force)
 AS_JSON = $$(test "$$JSON" != 1 || echo --json)
 CLUSTER = $(PYTHON) -m scripts.cluster
 # The store's bookkeeping, of this machine or with ON=cluster of a cluster; and the words that remove without asking.
@@ -186,6 +189,22 @@ run: $(CHAIN_NEEDS) ## The whole job: check the data, train, merge, prove, evalu
 .PHONY: check-data
 check-data: $(CHAIN_NEEDS) ## Show what the model would see of the rows, before any training.
 	@set -f; exec $(CHAIN) $(RUN_FLAGS) --until check-data
+
+##@ Several recipes
+
+.PHONY: sweep
+sweep: $(BASE) ## Try the points of OVERLAY's sweep.yaml, or SWEEP=file, and compare; ON=cluster: beside each other there.
+	@set -f; test "$$ON" = cluster || exec $(PYTHON) -m scripts.sweep.sweep run $(RUN_FLAGS) $${SWEEP:+--sweep "$$SWEEP"}
+	@set -f; test "$$ON" != cluster || exec $(CLUSTER).sweep run $(PLAN_FLAGS) $${SWEEP:+--sweep "$$SWEEP"} $(SWEEP_FLAGS)
+
+.PHONY: sweep-status
+sweep-status: $(BASE) ## How the points of OVERLAY's newest sweep stand, the best marked, and their comparison; RUN=sweep for another.
+	@test "$$ON" = cluster || exec $(PYTHON) -m scripts.sweep.sweep status --overlay "$$OVERLAY" $${RUN:+--run "$$RUN"} --runs-dir "$$RUNS"
+	@test "$$ON" != cluster || exec $(CLUSTER).sweep status --overlay "$$OVERLAY" $${RUN:+--run "$$RUN"} $(PLACE_FLAGS) $(SWEEP_FLAGS)
+
+.PHONY: sweep-stop
+sweep-stop: $(BASE) ## Take the unfinished runs of OVERLAY's newest sweep, or RUN=sweep, off the cluster. Their files stay.
+	@exec $(CLUSTER).sweep stop --overlay "$$OVERLAY" $${RUN:+--run "$$RUN"} $(PLACE_FLAGS) $(SWEEP_FLAGS)
 
 ##@ Runs
 

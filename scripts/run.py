@@ -68,6 +68,14 @@ def check_and_run(
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--run", help="name of the run; default: overlay and a hash")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop after this stage")
+    return parser.parse_args()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is learned and by how many processes, the same for one run and a sweep of them."""
     parser.add_argument("--overlay", default="demo", help="use case: a directory of kustomize/overlays")
     parser.add_argument(
         "--model", help="base model instead of the recipe's: a directory, or a hub name on this machine"
@@ -79,10 +87,7 @@ def parse_arguments() -> argparse.Namespace:
         "--nproc", type=int, help="processes; default: one a NUMA node (the demo: 2 where there are 2 cores)"
     )
     parser.add_argument("--threads", type=int, help="threads of each process; default: its share of the cores")
-    parser.add_argument("--run", help="name of the run; default: overlay and a hash")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs lie")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop after this stage")
-    return parser.parse_args()
 
 
 def find_overlay(name: str) -> Path:

@@ -19,6 +19,8 @@ from train.yaml_file import read_mapping
 
 SCHEMA_PATH = Path(__file__).resolve().parent.parent / "schemas" / "train.schema.json"
 
+Complaint = tuple[str, str, str]  # key, problem, fix
+
 DEFAULT_PROMPTS = {"completion": "{prompt}", "dialogue": "Summarize this dialog:\n{dialogue}\n---\nSummary:\n"}
 
 
@@ -70,27 +72,32 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 def check_values(values: dict[str, Any], where: object, lines: dict[str, int] | None = None) -> list[str]:
     """Every problem of a recipe's values: unknown keys, wrong types and ranges, and rules between keys."""
-    lines = lines or {}
-
-    def complain(key: str, what: str, fix: str) -> None:
+    lines, problems = lines or {}, []
+    for key, what, fix in complaints_about(values):
         line = lines.get(key.partition("[")[0])
-        place = f"{where}:{line}" if line else where
-        problems.append(problem(place, key, what, fix))
+        problems.append(problem(f"{where}:{line}" if line else where, key, what, fix))
+    return problems
 
-    problems: list[str] = []
+
+def complaints_about(values: dict[str, Any]) -> list[Complaint]:
+    """What is wrong with a recipe's values, by the schema and by the rules between keys."""
+    found, unsound = complaints_by_schema(values, schema())
+    return [*found, *complaints({key: value for key, value in values.items() if key not in unsound})]
+
+
+def complaints_by_schema(values: dict[str, Any], rules: dict[str, Any]) -> tuple[list[Complaint], set[str]]:
+    """What the schema says against these values, and the keys that the rules cannot be asked about."""
+    found: list[Complaint] = []
     unsound = set()
     for key, value in values.items():  # no limit of the schema stops a NaN: every comparison with it is false
         if isinstance(value, float) and not math.isfinite(value):
-            complain(str(key), f"is {value}", "give a finite number")
+            found.append((str(key), f"is {value}", "give a finite number"))
             unsound.add(key)
     sound = {key: value for key, value in values.items() if key not in unsound}
-    for error in sorted(jsonschema.Draft202012Validator(schema()).iter_errors(sound), key=place_in_schema):
-        for complaint in explain(error, values, schema()["properties"]):
-            complain(*complaint)
+    for error in sorted(jsonschema.Draft202012Validator(rules).iter_errors(sound), key=place_in_schema):
+        found += explain(error, values, rules["properties"])
         unsound.update(list(error.path)[:1])
-    for complaint in complaints({key: value for key, value in values.items() if key not in unsound}):
-        complain(*complaint)
-    return problems
+    return found, unsound
 
 
 def place_in_schema(error: jsonschema.ValidationError) -> list[str]:

@@ -174,7 +174,7 @@ def materialise(plan: Plan, source: Path, kustomization: dict[str, Any], values:
     """Write the kustomization of a run: the overlay with this run's values, in place of an earlier one."""
     aside = plan.directory.with_name(f".{plan.run}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside)
+    shutil.copytree(source, aside, ignore=shutil.ignore_patterns("sweep.yaml"))  # which is about many runs
     if values is not None:
         (aside / "train.yaml").write_text(dump_recipe(values))
     (aside / "cluster.yaml").write_text(dump_placement(plan.placement, plan.overlay))

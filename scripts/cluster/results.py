@@ -170,12 +170,16 @@ def main() -> int:
     add_follow_options(parser)
     parser.add_argument("--to", default="", help="directory on this machine; empty: runs/RUN")
     parser.add_argument("--what", default="", help=f"of {' '.join(KINDS)}; empty: {' '.join(USUAL)}")
-    arguments = parser.parse_args()
+    return bring_results(parser.parse_args())
+
+
+def bring_results(arguments: argparse.Namespace, bucket: dict[str, str] | None = None) -> int:
+    """Copy the run that is meant, out of `bucket` where its job is not there to tell it; the exit status."""
     names = chosen_names(arguments.what)
     cluster = cluster_of(arguments)
     store = Store(cluster)
     try:
-        if bucket := named_store() or bucket_of_run(cluster, arguments):
+        if bucket := named_store() or bucket or bucket_of_run(cluster, arguments):
             return from_bucket(cluster, arguments, bucket, names)
         record = find_run(cluster, arguments, store.ask("runs"))
         run = record["name"]

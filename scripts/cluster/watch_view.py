@@ -46,8 +46,14 @@ class View:
         if not self.live:
             self.show_step(progress)
             return
+        self.draw(state_lines(job, progress, trouble, heard))
+
+    def draw(self, lines: list[str]) -> None:
+        """These lines on a terminal, in place of those drawn before; nothing elsewhere."""
+        if not self.live:
+            return
         width = shutil.get_terminal_size().columns
-        lines = [line[: width - 1] for line in state_lines(job, progress, trouble, heard)]
+        lines = [line[: width - 1] for line in lines]
         back = f"\x1b[{self.drawn}A" if self.drawn else ""
         self.out.write(back + "\r\x1b[J" + "".join(line + "\n" for line in lines))
         self.out.flush()

@@ -1,6 +1,8 @@
 """All questions of the preflight, in the order in which a person would ask; `check` asks, `judge` only thinks."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,23 +28,50 @@ from scripts.cluster.checks.shapes import find_job, pod_sets
 from scripts.cluster.kubectl import Refused
 
 
-def check(plan: SimpleNamespace, objects: list[dict]) -> list[Answer]:
-    """Every answer, in the order in which a person would ask."""
-    first = cluster_facts.reach(plan.cluster)
+@dataclass
+class Known:
+    """What the cluster told of the first runs of a sweep, for the others; none of them takes room from another."""
+
+    runs: set[str]
+    facts: dict[str, dict] = field(default_factory=dict)  # by what was asked for one run's sake
+
+
+def check(plan: SimpleNamespace, objects: list[dict], known: Known | None = None) -> list[Answer]:
+    """Every answer, in the order in which a person would ask; the cluster is asked for what is not `known`."""
+    known = known or Known(set())
+    named = references.references(pod_sets(objects), objects)
+    asked = json.dumps([store.question(plan.recipe), named], sort_keys=True)
+    if asked not in known.facts:
+        known.facts[asked] = ask(plan, objects, known.runs)
+    facts = known.facts[asked]
     batch = memory.judge_batch(plan.recipe, plan.placement)
+    if isinstance(facts["version"], Refused):
+        return [*reach.judge_reach(facts), *batch]
+    config = memory.model_config(plan.recipe, facts["inside"])
+    estimates = memory.estimates(plan.recipe, plan.placement, pod_sets(objects)[0], config, remembered_in(plan))
+    return [*reach.judge_reach(facts), *judge(plan, objects, facts | {"estimates": estimates}), *batch]
+
+
+def ask(plan: SimpleNamespace, objects: list[dict], beside_it: set[str]) -> dict:
+    """What the cluster tells, without the pods of these runs; only that it does not answer, where it does not."""
+    first = cluster_facts.reach(plan.cluster)
     if isinstance(first["version"], Refused):
-        return [*reach.judge_reach(first), *batch]
-    cache = Path(plan.directory).parent / ".memory"
-    trainer = pod_sets(objects)[0]
+        return first
     with ThreadPoolExecutor(1) as beside:  # counting a model takes as long as asking the cluster, and needs no answer
         config = memory.model_config(plan.recipe, Refused("not asked yet", 1))
-        asked = (plan.recipe, plan.placement, trainer)
-        counting = beside.submit(memory.estimates, *asked, config, cache) if config else None
+        if config:  # what is counted is remembered
+            asked = (plan.recipe, plan.placement, pod_sets(objects)[0])
+            beside.submit(memory.estimates, *asked, config, remembered_in(plan))
         facts = cluster_facts.collect(plan.cluster, objects, plan, first)
-        facts["pushed"] = images.just_pushed()
-        config = memory.model_config(plan.recipe, facts["inside"])
-        facts["estimates"] = counting.result() if counting else memory.estimates(*asked, config, cache)
-    return [*reach.judge_reach(first), *judge(plan, objects, facts), *batch]
+    facts["pushed"] = images.just_pushed()
+    if not isinstance(facts["pods"], Refused):
+        facts["pods"] = [pod for pod in facts["pods"] if fit.run_of(pod) not in beside_it]
+    return facts | first
+
+
+def remembered_in(plan: SimpleNamespace) -> Path:
+    """The directory that remembers what models were counted to take."""
+    return Path(plan.directory).parent / ".memory"
 
 
 def judge(plan: SimpleNamespace, objects: list[dict], facts: dict) -> list[Answer]:
