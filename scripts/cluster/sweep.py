@@ -25,7 +25,7 @@ from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.overlay import Plan, add_run_options, make_plan, render
 from scripts.cluster.results import bring_results
 from scripts.cluster.store_client import Store, is_complete
-from scripts.cluster.sweep_follow import COMPLETE, MISSING, STUCK, Follow, Point
+from scripts.cluster.sweep_follow import COMPLETE, GONE, MISSING, STUCK, Follow, Point
 from scripts.cluster.watch_view import View
 from scripts.runs import run_status
 from scripts.sweep.check import TRIED, find_sweep, gather, listed, note_on_rows, of_point
@@ -163,6 +163,11 @@ def checks_pass(sweep: SweepFile, points: list[Point]) -> bool:
 
 def end(arguments: argparse.Namespace, record: dict, points: list[Point]) -> int:
     """Copy what the complete points learned, show and compare it; the exit status."""
+    gone = [point for point in points if point.state == GONE]
+    done = complete_runs(Cluster(arguments.context, arguments.namespace), record) if gone else set()
+    for point in gone:
+        if point.run in done:  # and then its job was taken away
+            point.state = COMPLETE
     states = bring(arguments, record, points)
     show(record, arguments.runs_dir, states)
     failed = [point for point, state in zip(points, states, strict=True) if state != COMPLETE]
