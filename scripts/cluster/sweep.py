@@ -87,9 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         view.clear()
         left = [point.words for point in points if point.state == MISSING]
-        print(
-            "the view is closed, the runs that are there go on" + (f"; not deployed: {', '.join(left)}" if left else "")
-        )
+        more = f"; not deployed: {', '.join(left)}" if left else ""
+        print(f"the view is closed, the runs that are there go on{more}")
         print(f"the same command goes on; make sweep-stop OVERLAY={arguments.overlay} ON=cluster takes them away")
         return 130
     return end(arguments, record, points)
@@ -97,10 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def points_of(record: dict, plans: list[Plan] | None = None) -> list[Point]:
     """The points of a record, with the plans of their runs where they may be deployed."""
-    points = [Point(words(one["values"]), one["run"]) for one in record["points"]]
-    for point, plan in zip(points, plans or [], strict=True) if plans else []:
-        point.plan = plan
-    return points
+    known = plans or [None] * len(record["points"])
+    return [Point(words(one["values"]), one["run"], plan) for one, plan in zip(record["points"], known, strict=True)]
 
 
 def find_what_is_done(cluster: Cluster, record: dict, points: list[Point]) -> None:
