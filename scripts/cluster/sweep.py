@@ -25,7 +25,7 @@ from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.overlay import Plan, add_run_options, make_plan, render
 from scripts.cluster.results import bring_results
 from scripts.cluster.store_client import Store, is_complete
-from scripts.cluster.sweep_follow import COMPLETE, MISSING, STUCK, Follow, Point
+from scripts.cluster.sweep_follow import COMPLETE, GONE, MISSING, STUCK, Follow, Point
 from scripts.cluster.watch_view import View
 from scripts.runs import run_status
 from scripts.sweep.check import TRIED, find_sweep, gather, listed, note_on_rows, of_point
@@ -87,9 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         view.clear()
         left = [point.words for point in points if point.state == MISSING]
-        print(
-            "the view is closed, the runs that are there go on" + (f"; not deployed: {', '.join(left)}" if left else "")
-        )
+        more = f"; not deployed: {', '.join(left)}" if left else ""
+        print(f"the view is closed, the runs that are there go on{more}")
         print(f"the same command goes on; make sweep-stop OVERLAY={arguments.overlay} ON=cluster takes them away")
         return 130
     return end(arguments, record, points)
@@ -97,10 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def points_of(record: dict, plans: list[Plan] | None = None) -> list[Point]:
     """The points of a record, with the plans of their runs where they may be deployed."""
-    points = [Point(words(one["values"]), one["run"]) for one in record["points"]]
-    for point, plan in zip(points, plans or [], strict=True) if plans else []:
-        point.plan = plan
-    return points
+    known = plans or [None] * len(record["points"])
+    return [Point(words(one["values"]), one["run"], plan) for one, plan in zip(record["points"], known, strict=True)]
 
 
 def find_what_is_done(cluster: Cluster, record: dict, points: list[Point]) -> None:
@@ -163,6 +160,11 @@ def checks_pass(sweep: SweepFile, points: list[Point]) -> bool:
 
 def end(arguments: argparse.Namespace, record: dict, points: list[Point]) -> int:
     """Copy what the complete points learned, show and compare it; the exit status."""
+    gone = [point for point in points if point.state == GONE]
+    done = complete_runs(Cluster(arguments.context, arguments.namespace), record) if gone else set()
+    for point in gone:
+        if point.run in done:  # and then its job was taken away
+            point.state = COMPLETE
     states = bring(arguments, record, points)
     show(record, arguments.runs_dir, states)
     failed = [point for point, state in zip(points, states, strict=True) if state != COMPLETE]

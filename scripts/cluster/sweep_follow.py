@@ -22,8 +22,8 @@ SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_STUCK = 30.0  # after which pods that cannot start end the view, as in make watch
 TRIES = 3  # of deploying one point
 AT_ONCE = 8  # logs that are looked at
-MISSING, COMPLETE, REFUSED, STUCK = "not deployed", "complete", "refused", "cannot start"
-OVER = (COMPLETE, "failed", REFUSED, "taken away")
+MISSING, COMPLETE, REFUSED, STUCK, GONE = "not deployed", "complete", "refused", "cannot start", "taken away"
+OVER = (COMPLETE, "failed", REFUSED, GONE)
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Follow:
         if job is None and not point.seen:
             point.state, point.reason = MISSING, ""
         elif job is None:
-            self.turn(point, "taken away", "its job is gone from the cluster, and it was not done")
+            self.turn(point, GONE, "its job is no longer on the cluster")
         elif not point.seen and job.state == "failed":
             point.state, point.reason = MISSING, job.reason  # of an earlier command: tried again
         elif not point.seen and job.state == "deleting":

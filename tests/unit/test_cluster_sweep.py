@@ -296,6 +296,17 @@ def test_a_failed_point_is_told_at_the_end_with_what_helps(team, place, monkeypa
     assert "failed: lora_r=4: failed: out of memory\n  next: make logs RUN=demo-" in said
 
 
+@pytest.mark.parametrize(("done", "status"), [(True, 0), (False, 1)])
+def test_a_job_that_is_gone_was_done_if_the_store_says_so(team, place, monkeypatch, capsys, done, status):
+    def then(team):
+        team.done = {name for name in team.jobs if done} | team.done
+        team.jobs = {}
+
+    team.then = then
+    assert command(place, monkeypatch, "run") == status
+    assert ("2 of 2 done" if done else "0 of 2 done") in capsys.readouterr().out
+
+
 def test_stop_takes_away_what_waits_before_what_runs_and_nothing_that_is_complete(team, place, monkeypatch, capsys):
     (place / "sweep.yaml").write_text("grid: {lora_r: [2, 4, 8, 32]}\n")
     with pytest.raises(InputError, match="no sweep of it was started"):

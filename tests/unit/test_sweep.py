@@ -5,7 +5,9 @@
 
 import argparse
 import json
+import re
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 
@@ -112,6 +114,17 @@ def test_the_sweep_of_an_overlay_fits_its_recipe(path):
 
 def test_argillas_sweep_is_over_ranks():
     assert read_sweep(OVERLAYS / "argilla" / "sweep.yaml").points == [{"lora_r": rank} for rank in (8, 16, 32, 64)]
+
+
+def test_the_page_has_every_key_with_its_default_and_examples_that_are_right(tmp_path):
+    text = (OVERLAYS.parents[1] / "docs" / "sweeps.md").read_text()
+    for key, spec in schema()["properties"].items():
+        assert f"    {key}:" in text or re.search(rf"^\| `{key}` \|.*\| `{spec['default']}` \|$", text, re.MULTILINE)
+    examples = re.findall(r"^    ((?:grid|points|random): .*\n(?:    .*\n)+)", text, re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        (tmp_path / "sweep.yaml").write_text(textwrap.dedent(f"    {example}"))
+        assert len(read_sweep(tmp_path / "sweep.yaml").points) in (2, 8)
 
 
 # ---- which points there are ----
