@@ -13,6 +13,7 @@ Exit status: 0 bit for bit the same weights, 1 not the same or a stage failed, 2
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,14 +43,16 @@ def main() -> int:
     if problems:
         raise InputError(problems)
     values = attempt(problems, recorded_values, record, run, arguments)
-    layout = attempt(problems, recorded_layout, record, run)
-    if problems:
+    layout = recorded_layout(record, run, problems)
+    if values is None:
         raise InputError(problems)
+    # ---- the rest of what differs, with torch, so that all of it is told at once ----
     settings = thread_settings(layout.processes * layout.threads)
     os.environ.update(settings)  # OpenMP and OpenBLAS read them when they are loaded
     import_libraries()
     with Nursery(settings) as nursery:
-        return check_and_run(record, values, layout, run, again, arguments.until, nursery)
+        plan, differing = make_plan(record, values, layout, run, again, problems)
+        return train_again(record, values, plan, differing, run, again, arguments.until, nursery)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,17 +82,17 @@ def find_places(arguments: argparse.Namespace) -> tuple[Path, Path]:
     return found[0], arguments.runs_dir / name
 
 
-def check_and_run(
-    record: dict, values: dict, layout: Layout, run: Path, again: Path, until: str, nursery: Nursery
-) -> int:
-    """Compare what is here with the record, train, compare the results; returns the exit status."""
-    plan, differing = make_plan(record, values, layout, run, again)
+def train_again(
+    record: dict, values: dict, plan: SimpleNamespace, differing: list[Difference], run: Path, again: Path, until: str,
+    nursery: Nursery,
+) -> int:  # fmt: skip
+    """Train as planned and compare the results; returns the exit status."""
+    layout = plan.layout
     again.mkdir(parents=True, exist_ok=True)
     with lock_run(again) as lock:
         claim_again(again, plan, values, run, record)
         print(f"reproduce {run} as {again}\n{layout.processes} x {layout.threads} threads: {layout.reason}")
-        for one in differing:
-            print(f"warning: {one.in_words()}")
+        tell(differing)
         same = "model, data, recipe, processes: as recorded"
         print(same if differing else f"{same}; versions, processor and commit too", flush=True)
         # ---- the rows first: other tokens can only give another adapter ----
@@ -102,22 +105,32 @@ def check_and_run(
 
 
 def make_plan(
-    record: dict, values: dict, layout: Layout, run: Path, again: Path
+    record: dict, values: dict, layout: Layout, run: Path, again: Path, known: Sequence[str] = ()
 ) -> tuple[SimpleNamespace, list[Difference]]:
     """The plan of the new run, as scripts.run makes it, and what may make its result another.
 
-    Raises InputError with all that keeps the result from being the same.
+    Raises InputError with all that keeps the result from being the same, the `known` problems among it; what may
+    make it another is told then too.
     """
-    where, problems = run / "run.json", []
-    plan = SimpleNamespace(recipe=with_defaults(values), layout=layout)
+    where, problems = run / "run.json", list(known)
+    plan = SimpleNamespace(recipe=with_defaults(values), layout=layout, identity=None)
     vars(plan).update(vars(find_inputs(with_recorded_model(plan.recipe, record), where, problems)))
     problems += check_inputs(record, plan, where)
     if plan.model and not problems:
         problems += check_machine(plan.recipe, plan.model, layout, again, where)
+    if not problems:
+        plan.identity = identity(plan.recipe, plan.model, plan.sources, layout)
+    differing = warnings(record, plan)
     if problems:
+        tell(differing)
         raise InputError(problems)
-    plan.identity = identity(plan.recipe, plan.model, plan.sources, layout)
-    return plan, warnings(record, plan)
+    return plan, differing
+
+
+def tell(differing: list[Difference]) -> None:
+    """Say what may give another result."""
+    for one in differing:
+        print(f"warning: {one.in_words()}", flush=True)
 
 
 def with_recorded_model(recipe: SimpleNamespace, record: dict) -> SimpleNamespace:

@@ -85,15 +85,15 @@ def as_recorded(recipe: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def recorded_layout(record: dict[str, Any], run: Path) -> Layout:
-    """The processes and threads of the run. Raises InputError where there are fewer cores than processes."""
+def recorded_layout(record: dict[str, Any], run: Path, problems: list[str]) -> Layout:
+    """The processes and threads of the run; fewer cores than processes are added to the problems."""
     processes, threads = record["layout"]["processes"], record["layout"]["threads"]
     cores = read_cpus().cores
     if processes > cores:
         what = f"was {processes} processes, and this machine has {cores} core{'s' if cores > 1 else ''}"
         fix = f"reproduce it where there are {processes}; fewer processes give the same only within rounding (make run)"
-        raise InputError(problem(run / "run.json", "layout", what, fix))
-    return Layout(processes, min(threads, cores // processes), f"as recorded, {processes} x {threads}")
+        problems.append(problem(run / "run.json", "layout", what, fix))
+    return Layout(processes, min(threads, max(1, cores // processes)), f"as recorded, {processes} x {threads}")
 
 
 # ---- what is here ----
@@ -195,10 +195,7 @@ def warnings(record: dict[str, Any], plan: SimpleNamespace) -> list[Difference]:
     # What an older record did not name cannot differ.
     now["versions"] = {key: value for key, value in now["versions"].items() if key in was["versions"]}
     found = causes(was, now)
-    if (
-        not record.get("model_files")
-        and plan.identity != record["identity"]
-        and plan.recipe.__dict__ == record["recipe"]
-    ):
+    unnamed = plan.identity and not record.get("model_files") and vars(plan.recipe) == record["recipe"]
+    if unnamed and plan.identity != record["identity"]:
         found.append(Difference("model", "the model's tokenizer or configuration", "as in the run's identity", "other"))
     return found

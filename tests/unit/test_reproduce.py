@@ -139,6 +139,15 @@ def test_every_file_that_changed_is_named_at_once_with_was_and_is(world):
     assert "MODEL=directory" in said and "DATA=file" in said
 
 
+def test_what_is_wrong_and_what_may_differ_is_told_in_one_go(world, capsys):
+    (world.home / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(InputError) as caught:
+        make_plan(world.record, world.values, world.layout, world.run, world.runs / "b", ["too few cores\n  fix: more"])
+    assert caught.value.problems[0].startswith("too few cores")
+    assert "rows.jsonl: was sha256" in str(caught.value)
+    assert "warning: peft: was 0.0.1, is " in capsys.readouterr().out
+
+
 def test_a_model_that_is_gone_is_an_error_that_says_how_to_bring_it(world):
     (world.home / "model").rename(world.home / "elsewhere")
     assert "is no directory" in refusal(world) and "MODEL=" in refusal(world)
@@ -176,10 +185,12 @@ def test_what_was_fetched_is_looked_for_by_its_revision_where_its_directory_is_n
 def test_more_processes_than_cores_are_an_error_and_more_threads_a_warning(world, monkeypatch):
     monkeypatch.setattr(inputs, "read_cpus", lambda: SimpleNamespace(cores=2))
     world.record["layout"] = {"processes": 3, "threads": 1}
-    with pytest.raises(InputError, match="was 3 processes, and this machine has 2 cores"):
-        inputs.recorded_layout(world.record, world.run)
+    problems: list[str] = []
+    inputs.recorded_layout(world.record, world.run, problems)
+    assert len(problems) == 1 and "was 3 processes, and this machine has 2 cores" in problems[0]
     world.record["layout"] = {"processes": 1, "threads": 8}
-    world.layout = inputs.recorded_layout(world.record, world.run)
+    world.layout = inputs.recorded_layout(world.record, world.run, problems)
+    assert len(problems) == 1
     assert (world.layout.processes, world.layout.threads) == (1, 2)
     _, differing = plan_of(world)
     assert "threads: was 8, is 2" in [one.in_words() for one in differing]
