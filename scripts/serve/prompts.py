@@ -74,9 +74,11 @@ class Prompts:
         tokens = torch.tensor([ids])
         return BatchEncoding({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
 
-    def decode(self, ids: Any, **_: Any) -> str:
-        """An answer's text, spaces as they are (train/generate.py)."""
-        return self.tokenizer_of_model.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decode(self, ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:
+        """Text with spaces as they are (train/generate.py); what parses an answer wants its special tokens too."""
+        return self.tokenizer_of_model.decode(
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
 
 
 # What transformers' server says to a tokenizer itself, and a request may not say in its chat_template_kwargs.

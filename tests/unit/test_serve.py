@@ -151,6 +151,14 @@ def test_a_prompt_that_fills_the_context_and_an_empty_one_are_refused(tokenizer)
         prompts("", return_tensors="pt")
 
 
+def test_special_tokens_are_left_where_an_answer_is_parsed_by_them(tokenizer):
+    prompts = Prompts(tokenizer, None, 1024)
+    ids = prompts.apply_chat_template([{"role": "user", "content": "hi"}])["input_ids"][0]
+    assert (
+        prompts.decode(ids).startswith("<|im_start|>user") and prompts.decode(ids, skip_special_tokens=True)[0] == "u"
+    )
+
+
 # ---- chat ----
 
 
