@@ -6,6 +6,7 @@
 import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -224,3 +225,17 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_and_says_why(tmp_path):
     command = [sys.executable, "-m", "scripts.serve.serve", "--model", str(tmp_path / "broken"), "--port", "0"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
     assert done.returncode in (1, 2) and "safetensors" in done.stderr and "ready" not in done.stdout
+
+
+def test_chat_in_a_terminal_remembers_forgets_and_knows_its_commands(tuned):
+    near, far = pty.openpty()
+    command = [sys.executable, "-m", "scripts.serve.chat", "--url", tuned.url]
+    talk = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | {"TERM": "dumb"}, stdin=far, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    os.write(near, b"Name it.\n/reset\n/what\n/help\n/exit\n")
+    said = talk.communicate(timeout=120)[0]
+    assert talk.returncode == 0, said
+    assert f"tuned at {tuned.url}" in said and "forgotten" in said and "/what is no command" in said
+    assert tuned.answer(("user", "Name it.")).choices[0].message.content in said
+    os.close(near)
+    os.close(far)
