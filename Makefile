@@ -114,6 +114,14 @@ STEPS_CURVE ?= 100
 ROUNDS ?= 3
 ## layers of the model of make bench
 LAYERS ?= 6
+## port that make serve listens on, and make chat looks at
+PORT ?= 8000
+## address that make serve listens on; 0.0.0.0: everybody who reaches this machine may ask, without a password
+HOST ?= 127.0.0.1
+## server that make chat talks to: http://host:port/v1; empty: the one of RUN or MODEL, or one of its own meanwhile
+URL ?=
+## system message that make chat puts before the conversation
+SYSTEM ?=
 ## FRESH=1: make bench forgets what it measured with these parameters, and installs current releases to compare with
 FRESH ?=
 
@@ -124,6 +132,7 @@ export REVISION SHA256 STORE
 export PLACE RUNTIME WITH WITHOUT NAMESPACE CONTEXT STORAGE_CLASS STORAGE_SIZE SETUP_FLAGS OPERATORS_DIR WHAT TO POD FOLLOW JSON ON
 export TARGET BUILDER BASE_IMAGE ONECCL_INDEX COMPRESSION BUILD_FLAGS IN_IMAGE
 export STEPS STEPS_CURVE ROUNDS LAYERS FRESH
+export PORT HOST URL SYSTEM
 
 VENV := .venv
 BASE := $(VENV)/.installed-base
@@ -167,6 +176,10 @@ IMAGE_FLAGS = --target "$$TARGET" --compression "$$COMPRESSION" $${BUILDER:+--bu
 	$${TORCH_INDEX:+--torch-index "$$TORCH_INDEX"} $${ONECCL_INDEX:+--oneccl-index "$$ONECCL_INDEX"} \
 	--build-flags="$$BUILD_FLAGS"
 
+# What is served or talked to; and on a cluster, with what.
+SERVED = $${RUN:+--run "$$RUN"} $${MODEL:+--model "$$MODEL"}
+SERVED_THERE = $(SERVED) $(if $(filter file,$(origin OVERLAY)),,--overlay "$$OVERLAY") $${PLACE:+--place $$PLACE} \
+	$${WITH:+--with $$WITH} $(PLACE_FLAGS)
 # Values of bench.
 BENCH_FLAGS = --steps "$$STEPS" --steps-curve "$$STEPS_CURVE" --rounds "$$ROUNDS" --layers "$$LAYERS" --shared "$$SHARED" \
 	$${DATA:+--data "$$DATA"} $${THREADS:+--threads "$$THREADS"} $${WHAT:+--what $$WHAT} \
@@ -284,6 +297,27 @@ remove-data: $(BASE) ## The same of DATA=.
 deliver: $(BASE) ## Bring a model or rows from here into a cluster without a way out, or to S3: MODEL= or DATA=, TO=cluster|s3://….
 	@exec $(PYTHON) -m scripts.deliver $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"} \
 	  $${REVISION:+--revision "$$REVISION"} --to "$$TO" $(PLACE_FLAGS)
+
+##@ Serve and chat
+
+.PHONY: serve
+serve: $(BASE) ## Answer requests as OpenAI's API has it: RUN=name or MODEL=directory, PORT=, HOST=; ON=cluster: there.
+	@test "$$ON" != cluster || { set -f; exec $(CLUSTER).serve up $(SERVED_THERE); }
+	@test "$$ON" = cluster || exec $(PYTHON) -m scripts.serve.serve $(SERVED) --host "$$HOST" --port "$$PORT" \
+	  --runs-dir "$$RUNS"
+
+.PHONY: chat
+chat: $(BASE) ## Talk to a model in the terminal, or by a pipe: RUN=, MODEL= or URL=; SYSTEM=; ON=cluster: the one there.
+	@exec $(PYTHON) -m scripts.serve.chat $(SERVED) $${URL:+--url "$$URL"} $${SYSTEM:+--system "$$SYSTEM"} \
+	  --host "$$HOST" --port "$$PORT" --runs-dir "$$RUNS" --on "$$ON" $(PLACE_FLAGS)
+
+.PHONY: serve-status
+serve-status: $(BASE) ## What is served on the cluster, since when, and whether it is ready.
+	@exec $(CLUSTER).serve status $(SERVED) $(PLACE_FLAGS) $(AS_JSON)
+
+.PHONY: unserve
+unserve: $(BASE) ## Take what is served off the cluster: RUN= or MODEL=. Its files stay on the store.
+	@exec $(CLUSTER).serve down $(SERVED) $(PLACE_FLAGS)
 
 ##@ The image
 

@@ -2,7 +2,7 @@
 
 RUN = "tunefleet.io/run"  # label: name of the run, on its job, its pods and all that belongs to it
 OVERLAY = "tunefleet.io/overlay"  # label: use case of the run
-ROLE = "tunefleet.io/role"  # label of a pod: trainer, launcher, data-access or fetch
+ROLE = "tunefleet.io/role"  # label of a pod: trainer, launcher, data-access, fetch, serve or serve-s3
 IDENTITY = "tunefleet.io/identity"  # annotation of a job: hash of recipe and placement
 STARTED_BY = "tunefleet.io/command"  # annotation of a job: the make line that started it
 

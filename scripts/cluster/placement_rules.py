@@ -82,6 +82,9 @@ def check_run(spec: Spec, chosen: set[str], runtime: str) -> Complaints:
     if spec.get("run") in RESERVED:
         what = f"is {spec['run']}, which is the name of a part of the namespace (k8s/): the run would overwrite it"
         yield "run", what, f"give another name: RUN={spec['run']}-1"
+    if str(spec.get("run", "")).startswith("serve-"):
+        what = f"is {spec['run']}, and make serve names what serves a run so: one would overwrite the other"
+        yield "run", what, f"give another name: RUN={str(spec['run']).removeprefix('serve-') or 'run'}"
 
 
 def check_image(spec: Spec, chosen: set[str], runtime: str) -> Complaints:

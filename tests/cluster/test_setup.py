@@ -164,16 +164,17 @@ MAY = [
     ("trainer.kubeflow.org", "trainjobs", ALL), ("trainer.kubeflow.org", "trainingruntimes", ALL),
     ("", "configmaps", ALL), ("", "services", ALL), ("networking.k8s.io", "networkpolicies", ALL),
     ("", "pods", ("get", "list", "watch", "delete")), ("", "pods/log", ("get",)), ("", "pods/exec", ("create",)),
+    ("apps", "deployments", ALL), ("", "pods/portforward", ("get", "create")),
     ("", "events", ("list", "watch")), ("", "persistentvolumeclaims", ("get", "list")),
     ("", "resourcequotas", ("list",)), ("kueue.x-k8s.io", "workloads", ("list", "watch")), ("", "namespaces", ("get",)),
 ]  # fmt: skip
 MAY_NOT = [
     ("", "secrets", ALL), ("", "serviceaccounts/token", ("create",)), ("", "serviceaccounts", ("create", "update")),
-    ("", "pods/ephemeralcontainers", ("update", "patch")), ("", "pods/portforward", ("create",)),
+    ("", "pods/ephemeralcontainers", ("update", "patch")), ("", "pods/proxy", ("get", "create")),
     ("", "persistentvolumeclaims", ("create", "update", "patch", "delete")),
     ("", "resourcequotas", ("create", "update", "patch", "delete")), ("", "limitranges", ("update", "delete")),
     ("rbac.authorization.k8s.io", "roles", ALL), ("rbac.authorization.k8s.io", "rolebindings", ALL),
-    ("apps", "deployments", ("create", "update", "patch", "delete")), ("apps", "daemonsets", ("create",)),
+    ("apps", "daemonsets", ("create",)), ("apps", "statefulsets", ("create",)),
     ("kueue.x-k8s.io", "localqueues", ("create", "update", "delete")), ("", "namespaces", ("update", "delete")),
     ("external-secrets.io", "externalsecrets", ("create", "update")),
 ]  # fmt: skip

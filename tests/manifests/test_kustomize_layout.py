@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KUSTOMIZE = ROOT / "kustomize"
 FILES = sorted(KUSTOMIZE.rglob("*.yaml"))
 COMPONENTS = sorted((KUSTOMIZE / "components").iterdir())
+BESIDE = [KUSTOMIZE / name for name in ("base", "fetch", "serve", "serve-s3", "serve-transformers", "serve-vllm")]
 OF_FETCHES = ("hub-token", "proxy", "pull-secret")  # components that concern the job that fetches, too
 OVERLAYS = sorted(path for path in (KUSTOMIZE / "overlays").iterdir())
 
@@ -33,18 +34,14 @@ def test_there_is_something_to_look_at():
     assert {path.name for path in COMPONENTS} >= {f"runtime-{name}" for name in RUNTIMES}
 
 
-@pytest.mark.parametrize(
-    "directory", [KUSTOMIZE / "base", KUSTOMIZE / "fetch", *COMPONENTS], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("directory", [*BESIDE, *COMPONENTS], ids=lambda path: path.name)
 def test_a_component_is_one_and_says_first_what_is_true_of_the_place(directory):
     text = (directory / "kustomization.yaml").read_text()
     assert re.match(r"# [A-Z].{20,}", text)
     assert kustomization(directory)["kind"] == "Component"
 
 
-@pytest.mark.parametrize(
-    "directory", [KUSTOMIZE / "base", KUSTOMIZE / "fetch", *COMPONENTS, *OVERLAYS], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("directory", [*BESIDE, *COMPONENTS, *OVERLAYS], ids=lambda path: path.name)
 def test_every_file_is_used_and_every_used_file_is_there(directory):
     whole = kustomization(directory)
     used = {"kustomization.yaml", *whole.get("configurations", [])}
@@ -58,9 +55,7 @@ def objects_of(directory: Path) -> list[Path]:
     return [directory / name for name in kustomization(directory).get("resources", [])]
 
 
-@pytest.mark.parametrize(
-    "directory", [KUSTOMIZE / "base", KUSTOMIZE / "fetch", *COMPONENTS], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("directory", [*BESIDE, *COMPONENTS], ids=lambda path: path.name)
 def test_an_object_has_a_file_of_its_own_named_for_kind_and_name(directory):
     for path in objects_of(directory):
         (one,) = yaml.safe_load_all(path.read_text())

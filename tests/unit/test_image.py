@@ -124,9 +124,9 @@ def test_of_a_wheel_folder_only_those_count_that_no_lock_pins(tmp_path):
 def test_every_module_that_the_copied_scripts_import_is_copied():
     listed = {path.relative_to(ROOT) for path in copied_files() if path.suffix == ".py"}
     names = "n.startswith(('scripts', 'train'))"
-    code = (
-        f"import sys, scripts.run, scripts.reproduce; print(*(m.__file__ for n, m in sys.modules.items() if {names}))"
-    )
+    served = "scripts.serve.bring, scripts.serve.prompts, scripts.serve.serve"
+    programs = f"scripts.run, scripts.reproduce, {served}"
+    code = f"import sys, {programs}; print(*(m.__file__ for n, m in sys.modules.items() if {names}))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {Path(name).relative_to(ROOT) for name in loaded.stdout.split()} <= listed
 

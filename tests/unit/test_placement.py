@@ -19,6 +19,7 @@ from scripts.cluster.placement import (
     spec_schema,
 )
 from scripts.cluster.placement_words import leaves
+from scripts.cluster.serve_plan import rules
 from scripts.placement_table import TARGET, page
 from train.errors import InputError
 
@@ -133,7 +134,7 @@ def test_components_named_by_the_schema_exist():
 
 
 def test_a_value_that_kustomize_copies_is_one_that_the_schema_knows():
-    known = {key for key, _, _ in leaves(spec_schema())}
+    known = {key for key, _, _ in leaves(spec_schema())} | set(rules()["properties"])  # and of what is served
     copied = set()
     for path in sorted((ROOT / "kustomize").rglob("replacements.yaml")):
         sources = [one["source"] for one in yaml.safe_load(path.read_text())]
