@@ -18,8 +18,9 @@ from pathlib import Path
 
 from scripts import pod_mpi
 from scripts.chain import STAGES, run_child, stage_commands, update_record
+from scripts.pod_metrics import serve_metrics
 from scripts.pod_peers import PORT, answers, listen
-from scripts.pod_place import Place, read_place
+from scripts.pod_place import Place, read_overlay, read_place
 from scripts.pod_s3 import mirrored
 from scripts.pod_starts import counted
 from scripts.pod_training import Ended, kills_for_memory, memory_limit, read_run, train
@@ -53,6 +54,7 @@ def main() -> int:
              processes=place.processes, threads=place.threads, node=place.node, image=place.image)  # fmt: skip
         with nursery_of(place) as nursery:
             listen()
+            serve_metrics(place, read_overlay(CONFIG))
             return lead(place, nursery) if place.leads else follow(place, nursery)
     except InputError as error:
         report_problems(error)

@@ -97,6 +97,8 @@ class Progress(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Write and show a step's or a validation's figures."""
         if "loss" in logs and not math.isfinite(logs["loss"]):
+            if args.process_index == 0:
+                tell("diverged", step=state.global_step, loss=str(logs["loss"]))
             raise TrainingDiverged(
                 f"the loss of step {state.global_step} is {logs['loss']}: lower learning_rate, or add warmup_steps; "
                 "the last checkpoint is from before"
