@@ -25,7 +25,8 @@ from train.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
-FILES = sorted(path for path in K8S.rglob("*.yaml") if path.name not in ("kustomization.yaml", "versions.yaml"))
+NO_OBJECTS = ("kustomization.yaml", "versions.yaml", "rules.yaml")
+FILES = sorted(path for path in K8S.rglob("*.yaml") if path.name not in NO_OBJECTS)
 OBJECTS = [path for path in FILES if isinstance(yaml.safe_load(path.read_text()), dict)]
 WHOLE_CLUSTER = {
     "Namespace", "ClusterRole", "ClusterRoleBinding", "StorageClass", "ClusterQueue", "ResourceFlavor",
