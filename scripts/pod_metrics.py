@@ -37,7 +37,7 @@ GAUGES = {
     "last_checkpoint_step": "Step of the last checkpoint.",
     "stage_start_timestamp_seconds": "When the stage began that the run is in, in seconds since 1970.",
     "slowest_rank": "Number of the process that computes longest on a step.",
-    "slowest_rank_ratio": "How many times as long it computes as the median of all processes.",
+    "slowest_rank_ratio": "How many times as long it computes as the median of the others.",
 }
 COUNTERS = {
     "restarts": "Times that the training, or the whole pod, was started again.",
