@@ -16,7 +16,7 @@ COMPONENTS = Path(__file__).resolve().parents[2] / "kustomize" / "components"
 GPUS = {"gpu-nvidia": "nvidia.com/gpu", "gpu-amd": "amd.com/gpu"}
 TARGETS = {"gpu-nvidia": "cuda", "image-intel": "intel"}  # the image's target that a component needs
 # What k8s/ and its options name in the namespace, of the kinds that a run has too or that go with one.
-RESERVED = ("data-access", "default-deny", "dns", "fetch", "hub-token", "s3", "s3-ca", "store", "trainer")
+RESERVED = ("data-access", "default-deny", "dns", "fetch", "hub-token", "s3", "s3-ca", "store", "trainer", "webhook")
 TAKEN = {
     2222: "an MPIJob's sshd listens",
     29400: "each pod shows the others that it is there",

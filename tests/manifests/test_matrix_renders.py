@@ -11,7 +11,16 @@ import yaml
 from scripts.cluster.names import RUNTIMES
 from scripts.cluster.placement import check_placement, read_placement
 from scripts.pod_place import read_place
-from tests.manifests.matrix import OVERLAYS, PLACEMENT, kustomize, placement_of, problems_of_placement, render, variants
+from tests.manifests.matrix import (
+    OVERLAYS,
+    PLACEMENT,
+    ROOT,
+    kustomize,
+    placement_of,
+    problems_of_placement,
+    render,
+    variants,
+)
 from tests.manifests.pod_security import pod_specs
 from tests.manifests.rules import problems_of, template_labels
 from train.processes import check_batch
@@ -166,6 +175,18 @@ def test_prometheus_may_reach_the_metrics_port_and_no_other(rendered):
         assert scrape["ports"] == [{"protocol": "TCP", "port": 9464}], str(variant)
         (namespace,) = scrape["from"]
         assert namespace == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+def test_a_webhooks_address_comes_from_a_secret_and_the_run_may_reach_https_outside_the_house(rendered):
+    for variant, objects in those_with(rendered, "webhook"):
+        for _, pod in pods(objects):
+            (variable,) = [one for one in pod["containers"][0]["env"] if one["name"] == "TUNEFLEET_WEBHOOK"]
+            assert variable["valueFrom"] == {"secretKeyRef": {"name": "webhook", "key": "url"}}, str(variant)
+        (policy,) = [one for one in objects if one["kind"] == "NetworkPolicy"]
+        among, outside = policy["spec"]["egress"]
+        assert "ports" not in among and outside["ports"] == [{"protocol": "TCP", "port": 443}]
+        fetch = yaml.safe_load((ROOT / "k8s/namespace/networkpolicy-fetch.yaml").read_text())
+        assert outside["to"] == fetch["spec"]["egress"][0]["to"], "the same places as a fetch reaches"
 
 
 def test_a_podmonitor_selects_the_runs_pods_by_the_name_of_their_port(rendered):
