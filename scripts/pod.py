@@ -18,12 +18,14 @@ from pathlib import Path
 
 from scripts import pod_mpi
 from scripts.chain import STAGES, run_child, stage_commands, update_record
+from scripts.pod_metrics import serve_metrics
 from scripts.pod_peers import PORT, answers, listen
-from scripts.pod_place import Place, read_place
+from scripts.pod_place import Place, read_overlay, read_place
 from scripts.pod_s3 import mirrored
 from scripts.pod_starts import counted
 from scripts.pod_training import Ended, kills_for_memory, memory_limit, read_run, train
 from scripts.runs import lock_run, run_status
+from scripts.webhook import take_address, told_at_the_end
 from train.errors import EXIT_BAD_INPUT, FIRST_PROBLEM, InputError, in_one_line, report_problems, see
 from train.events import VARIABLE, tell
 from train.layout import thread_settings
@@ -46,14 +48,17 @@ ADVICE = (
 def main() -> int:
     signal.signal(signal.SIGTERM, leave)
     try:
-        place = read_place()
+        address = take_address()  # before any program is started, which would inherit it
+        place, overlay = read_place(), read_overlay(CONFIG)
         place.directory.mkdir(parents=True, exist_ok=True)
         os.environ[VARIABLE] = str(place.directory / "log.jsonl") if place.leads else "-"
         tell("start", run=place.run, index=place.index, nodes=place.nodes, min_nodes=place.min_nodes,
              processes=place.processes, threads=place.threads, node=place.node, image=place.image)  # fmt: skip
         with nursery_of(place) as nursery:
             listen()
-            return lead(place, nursery) if place.leads else follow(place, nursery)
+            serve_metrics(place, overlay)
+            with told_at_the_end(address if place.leads else "", place.directory, overlay):
+                return lead(place, nursery) if place.leads else follow(place, nursery)
     except InputError as error:
         report_problems(error)
         return end(EXIT_BAD_INPUT, in_one_line(error.problems[0]))

@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from train.errors import InputError, problem
 
 PORT = 29500
+# Annotation of cluster.yaml, which make deploy writes; scripts/cluster, which has the name too, is not in the image.
+OVERLAY = "tunefleet.io/overlay"
 # By runtime: the name of a pod, by run and index. An MPIJob's ranks are started by its launcher, who knows their hosts.
 NAMES = {"job": "{0}-{1}.{0}", "pytorchjob": "{0}-worker-{1}", "trainjob": "{0}-node-0-{1}.{0}", "mpijob": ""}
 
@@ -53,6 +57,13 @@ class Place:
     def directory(self) -> Path:
         """The run's directory on the store."""
         return self.store / "runs" / self.run
+
+
+def read_overlay(config: Path) -> str:
+    """The use case of the run, as make deploy wrote it into cluster.yaml; empty where nobody did."""
+    path = config / "cluster.yaml"
+    whole = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    return whole.get("metadata", {}).get("annotations", {}).get(OVERLAY, "")
 
 
 def read_place(environment: Mapping[str, str] = os.environ) -> Place:

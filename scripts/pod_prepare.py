@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from scripts.chain import ROOT, claim
-from scripts.pod_place import Place, read_place
+from scripts.pod_place import Place, read_overlay, read_place
 from scripts.runs import identity
 from train.errors import InputError, run_program
 from train.in_store import find_by_name, holds_files
@@ -27,9 +27,6 @@ from train.stored import read_json
 
 FILES = ("model_name_or_path", "train_file", "validation_file", "dataset_name")
 REVISIONS = {"model_name_or_path": "model_revision", "dataset_name": "dataset_revision"}
-OVERLAY = (
-    "tunefleet.io/overlay"  # annotation of cluster.yaml; scripts/cluster, which has the name too, is not in the image
-)
 FIX = "give it another name (RUN= on the make line), or remove it: make delete-run ON=cluster"
 
 
@@ -48,9 +45,8 @@ def main() -> None:
         raise InputError(problems)
     os.environ["TUNEFLEET_IMAGE"] = place.image
     whole = yaml.safe_load((config / "cluster.yaml").read_text())
-    overlay = whole.get("metadata", {}).get("annotations", {}).get(OVERLAY, "")
     claim(place.directory, plan, values, FIX, runtime=place.runtime, placement=whole["spec"], artifacts=plan.artifacts,
-          overlay=overlay)  # fmt: skip
+          overlay=read_overlay(config))  # fmt: skip
     print(f"run {place.directory}: {place.nodes} x {plan.layout.reason}", flush=True)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+from scripts import webhook
 from scripts.chain import ROOT, STAGES, claim, run_child, stage_commands, update_record
 from scripts.runs import identity, lock_run, run_status
 from train.errors import InputError, attempt, problem, run_program
@@ -37,6 +38,7 @@ def main() -> int:
     # ---- everything that can be known beforehand, all problems at once ----
     recipe_path = find_overlay(arguments.overlay)
     values, problems = own_recipe(recipe_path, arguments)
+    address = attempt(problems, webhook.take_address)
     layout = attempt(problems, choose_layout, wanted_processes(arguments), arguments.threads)
     if problems:
         raise InputError(problems)
@@ -45,11 +47,11 @@ def main() -> int:
     os.environ.update(settings)  # OpenMP and OpenBLAS read them when they are loaded
     import_libraries()
     with Nursery(settings) as nursery:
-        return check_and_run(values, layout, arguments, recipe_path, nursery)
+        return check_and_run(values, layout, arguments, recipe_path, nursery, address)
 
 
 def check_and_run(
-    values: dict, layout: Layout, arguments: argparse.Namespace, recipe_path: Path, nursery: Nursery
+    values: dict, layout: Layout, arguments: argparse.Namespace, recipe_path: Path, nursery: Nursery, address: str
 ) -> int:
     """Check recipe, model, data and machine against each other, then work through the run; returns the exit status."""
     plan = make_plan(values, layout, arguments, recipe_path)
@@ -63,7 +65,13 @@ def check_and_run(
             return show_again(run)
         print(f"run {run}\n{plan.layout.processes} x {plan.layout.threads} threads: {plan.layout.reason}", flush=True)
         stages = STAGES[: STAGES.index(arguments.until) + 1]
-        return work_through(run, plan, stages, lock, nursery)
+        status = work_through(run, plan, stages, lock, nursery)
+        if 0 < status < 128:
+            reason = f"a stage ended with status {status}; its error stands where make run was started"
+            webhook.send(address, webhook.message(run, arguments.overlay, "failed", reason))
+        elif status == 0 and run_status(run) == "complete":
+            webhook.send(address, webhook.message(run, arguments.overlay, "complete", ""))
+        return status
 
 
 def parse_arguments() -> argparse.Namespace:

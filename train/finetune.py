@@ -98,7 +98,7 @@ def finetune(arguments: argparse.Namespace, rank: int, world: int) -> int:
     # ---- results ----
     save_result(trainer, recipe, tokenizer, arguments.model, arguments.output)
     if rank == 0:
-        write_training_record(trainer, recipe, arguments, world, (dtype, reason), path, gflops)
+        write_training_record(trainer, recipe, arguments, world, (dtype, reason), path, gflops, progress.ranks)
     trainer.barrier()
     return 0
 

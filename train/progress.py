@@ -19,6 +19,7 @@ from train.errors import see
 from train.events import tell
 from train.order import GlobalOrder
 from train.ranks import STARTED, process_start
+from train.utilisation import Utilisation
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_EVENTS = 2.0
@@ -64,6 +65,10 @@ class Progress(TrainerCallback):
             if sys.stderr.isatty():
                 self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
         self.begun, self.first_step = time.perf_counter(), state.global_step
+        self.busy = Utilisation(args.process_index, args.world_size)
+        if not args.fsdp:  # sharded, every layer waits for all processes: nobody's seconds are its own
+            self.busy.watch(kwargs["model"].parameters())
+        self.busy.begin()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         """Tell the order which epoch it is; exact also after a resume in the middle of one."""
@@ -72,15 +77,20 @@ class Progress(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         """Start the step's clock."""
         self.started = time.perf_counter()
+        self.busy.step_begins()
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Agree with the other ranks on stopping, and add up the memory of all."""
+        """Agree with the other ranks on stopping, add up the memory of all, and see whom they wait for."""
         self.seconds = time.perf_counter() - self.started
-        told = torch.tensor([float(self.stop_requested), psutil.Process().memory_info().rss / 1e9, self.work()])
+        memory = psutil.Process().memory_info().rss / 1e9
+        told = torch.tensor([float(self.stop_requested), memory, self.work(), *self.busy.share()])
         if args.world_size > 1:
             told = told.to(args.device)
             dist.all_reduce(told)
         self.memory, self.done = told[1].item(), told[2].item()
+        self.busy.take(told[3:].tolist())
+        if args.process_index == 0:
+            self.tell_slowest(state.global_step)
         if told[0] > 0 and state.global_step < state.max_steps:
             self.stop_requested = True
             control.should_save = control.should_training_stop = True
@@ -98,6 +108,8 @@ class Progress(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Write and show a step's or a validation's figures."""
         if "loss" in logs and not math.isfinite(logs["loss"]):
+            if args.process_index == 0:
+                tell("diverged", step=state.global_step, loss=str(logs["loss"]))
             raise TrainingDiverged(
                 f"the loss of step {state.global_step} is {logs['loss']}: lower learning_rate, or add warmup_steps; "
                 f"the last checkpoint is from before{see('loss-is-nan')}"
@@ -121,7 +133,8 @@ class Progress(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Close the bar."""
+        """Gather how busy all ranks were, and close the bar."""
+        self.ranks = self.busy.of_all()
         if self.bar is not None:
             self.bar.close()
 
@@ -167,6 +180,16 @@ class Progress(TrainerCallback):
         if now - self.last_line >= SECONDS_BETWEEN_LINES or last:
             self.last_line = now
             self.say(f"step {state.global_step}/{state.max_steps}  {text}  {minutes(left)} left")
+
+    def tell_slowest(self, step: int) -> None:
+        """Now and then the rank that computes longest; in words when the others wait for it."""
+        found = self.busy.slowest(time.perf_counter())
+        if found:
+            rank, ratio = found
+            words = self.busy.words(rank, ratio)
+            tell("ranks", step=step, slowest=rank, node=self.busy.nodes[rank], ratio=ratio, words=words or None)
+            if words:
+                self.say(words)
 
     def say(self, text: str) -> None:
         """A line that does not tear the bar."""

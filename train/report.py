@@ -17,6 +17,7 @@ from train import report_facts as facts
 from train.errors import InputError, problem, run_program
 from train.recipe import load_recipe
 from train.report_plots import Series, bar_chart, line_chart, smoothed
+from train.report_ranks import rank_rows
 
 TEMPLATE = "report.html.j2"
 
@@ -121,6 +122,7 @@ def page_parts(content: facts.Run, run: Path) -> dict[str, Any]:
         "lengths": bar_chart("Lengths of the rows", **check["histogram"]) if check and "histogram" in check else "",
         "samples": facts.sample_pairs(content),
         "checks": facts.checks(content),
+        "ranks": rank_rows(content),
         "recipe": facts.recipe_rows(content),
         "result": str(result) if result else None,
         "is_adapter": bool(result and result.name == "adapter"),

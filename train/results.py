@@ -90,7 +90,7 @@ def copy_generation_config(base: Path, target: Path) -> None:
         shutil.copyfile(base / "generation_config.json", target / "generation_config.json")
 
 
-def write_training_record(trainer, recipe, arguments, world: int, chosen: tuple, path, gflops: float) -> None:
+def write_training_record(trainer, recipe, arguments, world: int, chosen: tuple, path, gflops: float, ranks) -> None:
     """RUN/training.json: how the training went, on what, with which versions."""
     run, state = arguments.output, trainer.state
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -121,6 +121,7 @@ def write_training_record(trainer, recipe, arguments, world: int, chosen: tuple,
             "train_loss_first": steps[0]["loss"],
             "train_loss_last": steps[-1]["loss"],
             "peak_memory_gb": max(line["memory_gb"] for line in steps),
+            "ranks": ranks,
         },
     )
 

@@ -19,7 +19,13 @@ from scripts.s3.address import SCHEME
 from train.errors import InputError, problem, run_program
 
 # No Secrets, which a deployer may not touch: an MPIJob's goes with the job that owns it.
-WITH_A_RUN = ("services", "configmaps", "networkpolicies", "trainingruntimes.trainer.kubeflow.org")
+WITH_A_RUN = (
+    "services",
+    "configmaps",
+    "networkpolicies",
+    "trainingruntimes.trainer.kubeflow.org",
+    "podmonitors.monitoring.coreos.com",
+)
 SECONDS_TO_GO = 120
 
 

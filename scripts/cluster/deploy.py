@@ -29,6 +29,7 @@ TRIES = 5
 SECONDS_BETWEEN_WORDS = 30.0
 SECONDS_MORE = 60  # than its pods' grace, until a run counts as one that does not go
 RUNTIME_OF_TRAINJOBS = "trainingruntimes.trainer.kubeflow.org"
+PODMONITORS = "podmonitors.monitoring.coreos.com"
 # What undeploy takes away when the pods are gone; the jobs of the four kinds before, as far as the cluster knows them.
 BESIDE = ("services", "networkpolicies.networking.k8s.io", "configmaps")
 
@@ -174,7 +175,7 @@ def take_away(cluster: Cluster, run: str) -> None:
     served = set(cluster.run("api-resources", "--namespaced", "--output", "name").split())
     kinds = [f"{plural}.{group.split('/')[1]}" for _, _, plural, group in RUNTIMES.values()]
     jobs = [kind for kind in kinds if kind in served]
-    rest = [kind for kind in (RUNTIME_OF_TRAINJOBS,) if kind in served] + list(BESIDE)
+    rest = [kind for kind in (RUNTIME_OF_TRAINJOBS, PODMONITORS) if kind in served] + list(BESIDE)
     print(cluster.run("delete", ",".join(jobs), "--selector", f"{RUN}={run}", seconds=900), end="")
     wait_for_pods(cluster, run)
     print(cluster.run("delete", ",".join(rest), "--selector", f"{RUN}={run}", seconds=900), end="")

@@ -16,7 +16,12 @@ COMPONENTS = Path(__file__).resolve().parents[2] / "kustomize" / "components"
 GPUS = {"gpu-nvidia": "nvidia.com/gpu", "gpu-amd": "amd.com/gpu"}
 TARGETS = {"gpu-nvidia": "cuda", "image-intel": "intel"}  # the image's target that a component needs
 # What k8s/ and its options name in the namespace, of the kinds that a run has too or that go with one.
-RESERVED = ("data-access", "default-deny", "dns", "fetch", "hub-token", "s3", "s3-ca", "store", "trainer")
+RESERVED = ("data-access", "default-deny", "dns", "fetch", "hub-token", "s3", "s3-ca", "store", "trainer", "webhook")
+TAKEN = {
+    2222: "an MPIJob's sshd listens",
+    29400: "each pod shows the others that it is there",
+    29500: "the run's processes meet",
+}
 LEAST_MEMORY = 256 * 2**20
 IMAGE = re.compile(
     r"(?P<name>[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+|[a-z0-9._-]+)"
@@ -73,6 +78,8 @@ def check_components(chosen: set[str], given: set[str], schema: dict[str, Any]) 
                 f"is given, but component {users[0]} is not listed",
                 f"list it (WITH={users[0]}), or remove {key}",
             )
+    if "podmonitor" in chosen and "metrics" not in chosen:
+        yield "components", "name podmonitor, but nothing serves metrics", "list component metrics too: WITH=metrics"
     if "priority" in chosen and "queue-kueue" not in chosen:
         yield "priority", "means nothing without a queue", "list component queue-kueue too, or leave priority out"
 
@@ -242,3 +249,6 @@ def check_rest(spec: Spec, chosen: set[str], runtime: str) -> Complaints:
     if memory and shared and number(shared) >= number(memory):
         what = f"is {shared}, not less than resources.limits.memory {memory}, which it counts against"
         yield "sharedMemory", what, "lower it, or raise the limit"
+    port = spec.get("metrics", {}).get("port")
+    if port in TAKEN:
+        yield "metrics.port", f"is {port}, where {TAKEN[port]}", "give another one: 9464"

@@ -87,6 +87,10 @@ def take(progress: Progress, event: dict) -> str:
     if kind == "checkpoint":
         progress.checkpoint = get("step")
         return ""
+    if kind == "diverged":
+        return f"step {get('step')}: the loss is {get('loss')}"
+    if kind == "ranks":
+        return f"{get('words', '')}"
     if kind == "restart":
         progress.restarts, progress.restart_reason = progress.restarts + 1, f"{get('reason')}"
         return f"starts again: {get('reason')}"

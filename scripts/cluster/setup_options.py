@@ -29,12 +29,18 @@ OPTIONS = {
     "s3": ("ADDRESS:PORT", "S3 endpoint that runs and fetches may reach; an address or a range"),
     "fetch_proxy": ("ADDRESS:PORT", "HTTPS proxy: fetches reach it and nothing else"),
     "fetch_mirror": ("ADDRESS:PORT", "mirror of the hub inside: fetches reach it too"),
+    "webhook": ("ADDRESS:PORT", "server inside, or proxy, that runs may tell their end to (component webhook)"),
     "pull_secret": ("NAME", "Secret with the registry's login, of all pods that are the service account trainer"),
     "token_from": ("NAMESPACE/SECRET/KEY", "the hub's token, brought by External Secrets"),
     "token_server": ("URL", "where External Secrets finds the API; default: https://kubernetes.default.svc"),
 }  # fmt: skip
 LISTS = ("components", "deployers", "quota", "default_requests", "queue_quota", "dns")
-IMPLIED = {"nfs": "nfs", "s3": "s3", "token_from": "secret-external"}  # option: the component that it needs
+IMPLIED = {
+    "nfs": "nfs",
+    "s3": "s3",
+    "webhook": "webhook",
+    "token_from": "secret-external",
+}  # option: the component that it needs
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -181,6 +187,7 @@ CHECKS = {
     "s3": endpoint,
     "fetch_proxy": endpoint,
     "fetch_mirror": endpoint,
+    "webhook": endpoint,
     "token_from": place_of_token,
 }
 

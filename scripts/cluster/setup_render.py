@@ -152,8 +152,9 @@ def network_patches(options: dict[str, str]) -> list[dict]:
     if "fetch_mirror" in options:
         mirror = rule("--fetch-mirror", options["fetch_mirror"])
         patches.append(patch("NetworkPolicy", "fetch", ("/spec/egress/-", mirror)))
-    if "s3" in options:
-        patches.append(patch("NetworkPolicy", "s3", ("/spec/egress", [rule("--s3", options["s3"])])))
+    for name in ("s3", "webhook"):
+        if name in options:
+            patches.append(patch("NetworkPolicy", name, ("/spec/egress", [rule(f"--{name}", options[name])])))
     return patches
 
 

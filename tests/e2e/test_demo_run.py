@@ -41,6 +41,16 @@ def test_validation_loss_falls_and_the_best_model_is_kept(demo):
     assert read(run, "after.json")["eval_loss"] == pytest.approx(training["best_eval_loss"], rel=0.05)
 
 
+def test_each_process_tells_how_busy_it_was_and_the_report_shows_it(demo):
+    run, _ = demo
+    ranks = read(run, "run.json")["training"]["ranks"]
+    assert [one["rank"] for one in ranks] == [0, 1]
+    for one in ranks:
+        assert 0 < one["cpu_share"] < 1.5 and 0.05 < one["peak_memory_gb"] < 4
+        assert one["step_compute_seconds"] > 0 <= one["step_wait_seconds"]
+    assert "waits for the slowest" in (run / "report.html").read_text()
+
+
 def test_every_check_of_the_proof_passed(demo):
     run, _ = demo
     checks = read(run, "merged/merge.json")["checks"]

@@ -34,8 +34,10 @@ VALUES = {
     "node-selection": {"nodeSelector": {"example.com/zone": "north", "disk": "true"}},
     "node-taint": {"nodeTaint": "example.com/training"},
     "gpu-amd": {"deviceGroups": [44, 109]},
+    "metrics": {"metrics": {"port": 9464, "namespace": "monitoring"}},
+    "podmonitor": {"podMonitor": {"release": "kube-prometheus-stack"}},
 }
-NEEDS = {"priority": ["queue-kueue"], "gpu-nvidia": ["shm"], "gpu-amd": ["shm"]}
+NEEDS = {"priority": ["queue-kueue"], "podmonitor": ["metrics"], "gpu-nvidia": ["shm"], "gpu-amd": ["shm"]}
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def secrets(one: Object) -> Problems:
     for where, pod in pod_specs(one):
         for container in containers_of(pod):
             for variable in container.get("env", []):
-                if re.search(r"TOKEN|PASSWORD|SECRET|_KEY$", variable["name"]) and "value" in variable:
+                if re.search(r"TOKEN|PASSWORD|SECRET|WEBHOOK|_KEY$", variable["name"]) and "value" in variable:
                     yield f"{where}: {variable['name']} holds a secret in clear"
 
 

@@ -25,7 +25,8 @@ from train.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
-FILES = sorted(path for path in K8S.rglob("*.yaml") if path.name not in ("kustomization.yaml", "versions.yaml"))
+NO_OBJECTS = ("kustomization.yaml", "versions.yaml", "rules.yaml")
+FILES = sorted(path for path in K8S.rglob("*.yaml") if path.name not in NO_OBJECTS)
 OBJECTS = [path for path in FILES if isinstance(yaml.safe_load(path.read_text()), dict)]
 WHOLE_CLUSTER = {
     "Namespace", "ClusterRole", "ClusterRoleBinding", "StorageClass", "ClusterQueue", "ResourceFlavor",
@@ -37,6 +38,7 @@ EVERYTHING = {
     "quota": "requests.cpu=512 requests.nvidia.com/gpu=32", "default_requests": "cpu=200m", "cluster_queue": "ml",
     "queue_quota": "cpu=512 memory=4Ti pods=1000 nvidia.com/gpu=32", "nfs": "nfs.example.org:/models",
     "dns": "10.96.0.10", "s3": "10.1.2.3:9000", "fetch_proxy": "10.1.2.4:3128", "fetch_mirror": "10.1.2.5:443",
+    "webhook": "10.1.2.6:8443",
     "pull_secret": "image-pull", "token_from": "vault/hub/token", "token_server": "https://api.example.org:6443",
 }  # fmt: skip
 
@@ -145,6 +147,8 @@ def test_each_option_reaches_its_object(full):
     assert full["ServiceAccount", "trainer"]["imagePullSecrets"] == [{"name": "image-pull"}]
     for binding in (("RoleBinding", "deployer"), ("ClusterRoleBinding", "tunefleet-preflight-team-b")):
         assert [one["name"] for one in full[binding]["subjects"]] == ["ml", "anna", "deploy"]
+    (rule,) = full["NetworkPolicy", "webhook"]["spec"]["egress"]
+    assert (rule["to"][0]["ipBlock"]["cidr"], rule["ports"][0]["port"]) == ("10.1.2.6/32", 8443)
     kubernetes = full["SecretStore", "hub-token"]["spec"]["provider"]["kubernetes"]
     assert (kubernetes["remoteNamespace"], kubernetes["server"]["url"]) == ("vault", "https://api.example.org:6443")
     assert full["ExternalSecret", "hub-token"]["spec"]["data"][0]["remoteRef"] == {"key": "hub", "property": "token"}
@@ -222,13 +226,15 @@ def test_whoever_deploys_may_list_and_delete_all_that_undeploy_and_delete_run_ta
 
 def test_all_that_is_wrong_with_the_options_is_said_at_once():
     wrong = given(quota="cpu=lots gpu", deployers="joe", s3="minio:9000", token_from="hub", nfs="server",
-                  dns="kube-dns", components="kueu secret-external", storage_size="big")  # fmt: skip
+                  dns="kube-dns", webhook="hooks:443", components="kueu secret-external",
+                  storage_size="big")  # fmt: skip
     with pytest.raises(InputError) as error:
         merge(wrong, None)
     text = "\n".join(error.value.problems)
-    assert len(error.value.problems) == 10
+    assert len(error.value.problems) == 11
     for words in ("--quota: cpu=lots: is no quantity", "--quota: gpu: has no amount", "--deployers: joe: names nobody",
-                  "--s3: minio:9000: is no address with a port", "--token-from: hub: is no place of a token",
+                  "--s3: minio:9000: is no address with a port",
+                  "--webhook: hooks:443: is no address with a port", "--token-from: hub: is no place of a token",
                   "--nfs: server: is no NFS share", "--dns: kube-dns: is no address",
                   "--components: kueu: is no component",
                   "--components: secret-external: needs its value", "--storage-size: big: is no size"):  # fmt: skip

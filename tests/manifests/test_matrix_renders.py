@@ -11,7 +11,16 @@ import yaml
 from scripts.cluster.names import RUNTIMES
 from scripts.cluster.placement import check_placement, read_placement
 from scripts.pod_place import read_place
-from tests.manifests.matrix import OVERLAYS, PLACEMENT, kustomize, placement_of, problems_of_placement, render, variants
+from tests.manifests.matrix import (
+    OVERLAYS,
+    PLACEMENT,
+    ROOT,
+    kustomize,
+    placement_of,
+    problems_of_placement,
+    render,
+    variants,
+)
 from tests.manifests.pod_security import pod_specs
 from tests.manifests.rules import problems_of, template_labels
 from train.processes import check_batch
@@ -123,6 +132,8 @@ def test_a_queue_and_a_priority_are_labels_of_the_job_itself(rendered):
         ("gpu-nvidia", lambda pod: "nvidia.com/gpu" in {one["key"] for one in pod["tolerations"]}),
         ("gpu-amd", lambda pod: pod["securityContext"]["supplementalGroups"] == [44, 109]),
         ("proxy", lambda pod: {"name": "https_proxy", "value": "http://proxy:3128"} in pod["containers"][0]["env"]),
+        ("metrics", lambda pod: {"name": "metrics", "containerPort": 9464} in pod["containers"][0]["ports"]),
+        ("metrics", lambda pod: {"name": "METRICS_PORT", "value": "9464"} in pod["containers"][0]["env"]),
         ("image-intel", lambda pod: {"name": "CCL_WORKER_COUNT", "value": "1"} in pod["containers"][0]["env"]),
     ],
 )
@@ -131,6 +142,60 @@ def test_a_component_reaches_every_pod_of_every_runtime(rendered, component, hol
         found = list(pods(objects))
         assert found
         assert all(holds(pod) for _, pod in found), str(variant)
+
+
+def annotations(value, found):
+    """The annotations of every pod template inside, into `found`."""
+    if isinstance(value, dict):
+        if "containers" in value.get("spec", {}) and "kind" not in value:
+            found.append(value["metadata"].get("annotations", {}))
+        for inside in value.values():
+            annotations(inside, found)
+    elif isinstance(value, list):
+        for inside in value:
+            annotations(inside, found)
+    return found
+
+
+def test_prometheus_is_told_where_a_run_serves_its_metrics_and_otherwise_not_to_ask(rendered):
+    for variant, objects in rendered.items():
+        found = [one for one in annotations(objects, []) if one]  # an MPIJob's workers have none: nothing serves there
+        scraped = "true" if {"metrics", "podmonitor"} & set(variant.components) else "false"
+        assert [one["prometheus.io/scrape"] for one in found] == [scraped], str(variant)
+        assert [one.get("prometheus.io/port") for one in found] == ["9464" if scraped == "true" else None]
+
+
+def test_prometheus_may_reach_the_metrics_port_and_no_other(rendered):
+    for variant, objects in those_with(rendered, "metrics"):
+        (policy,) = [one for one in objects if one["kind"] == "NetworkPolicy"]
+        among, scrape = policy["spec"]["ingress"]
+        assert "ports" not in among and among["from"][0]["podSelector"]["matchLabels"] == {
+            "tunefleet.io/run": variant.name
+        }
+        assert scrape["ports"] == [{"protocol": "TCP", "port": 9464}], str(variant)
+        (namespace,) = scrape["from"]
+        assert namespace == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+def test_a_webhooks_address_comes_from_a_secret_and_the_run_may_reach_https_outside_the_house(rendered):
+    for variant, objects in those_with(rendered, "webhook"):
+        for _, pod in pods(objects):
+            (variable,) = [one for one in pod["containers"][0]["env"] if one["name"] == "TUNEFLEET_WEBHOOK"]
+            assert variable["valueFrom"] == {"secretKeyRef": {"name": "webhook", "key": "url"}}, str(variant)
+        (policy,) = [one for one in objects if one["kind"] == "NetworkPolicy"]
+        among, outside = policy["spec"]["egress"]
+        assert "ports" not in among and outside["ports"] == [{"protocol": "TCP", "port": 443}]
+        fetch = yaml.safe_load((ROOT / "k8s/namespace/networkpolicy-fetch.yaml").read_text())
+        assert outside["to"] == fetch["spec"]["egress"][0]["to"], "the same places as a fetch reaches"
+
+
+def test_a_podmonitor_selects_the_runs_pods_by_the_name_of_their_port(rendered):
+    for variant, objects in those_with(rendered, "podmonitor"):
+        (monitor,) = [one for one in objects if one["kind"] == "PodMonitor"]
+        assert monitor["spec"]["selector"]["matchLabels"] == {"tunefleet.io/run": variant.name}
+        assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+        names = {port["name"] for _, pod in pods(objects) for port in pod["containers"][0]["ports"]}
+        assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in names
 
 
 def test_what_components_add_to_one_list_adds_up(rendered):

@@ -3,6 +3,7 @@
 .venv/bin/python -m pytest tests/unit/test_image.py
 """
 
+import ast
 import json
 import os
 import shutil
@@ -51,6 +52,29 @@ def test_what_is_hashed_is_what_the_dockerfile_copies():
     } <= names
     assert "schemas/train.schema.json" in names
     assert not any(name.startswith(("tests/", "kustomize/", "docs/")) or "__pycache__" in name for name in names)
+
+
+def modules_of(path: Path) -> set[str]:
+    """Our own modules that a file imports, be it at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {node.module} | {name for name in inside if (ROOT / f"{name.replace('.', '/')}.py").exists()}
+    return {name for name in found if name.partition(".")[0] in ("scripts", "train")}
+
+
+def test_what_the_images_programs_import_is_in_the_image_too():
+    copied = {path.relative_to(ROOT) for path in copied_files()}
+    programs = [path for path in copied if path.suffix == ".py" and path.parts[0] in ("scripts", "train")]
+    assert len(programs) > 80
+    programs.remove(Path("scripts/fetch/into_s3.py"))  # of a workstation: a pod fetches into its store, and says so
+    for program in programs:
+        for name in modules_of(ROOT / program):
+            path = Path(name.replace(".", "/"))
+            assert {path.with_suffix(".py"), path / "__init__.py"} & copied, f"{program} imports {name}"
 
 
 def test_two_checkouts_of_the_same_files_have_the_same_hash(checkout):

@@ -298,7 +298,12 @@ def test_two_pods_train_one_run_and_the_first_merges_and_reports(tmp_path):
     shared |= {"RUNTIME": "job", "NODES": "2", "MIN_NODES": "2", "PROCESSES": "1", "THREADS": "1", "PORT": port}
     pods = []
     for index in ("1", "0"):
-        own = {"NODE_INDEX": index, "TMPDIR": str(tmp_path / index), "PYTHONPATH": str(ROOT)}
+        own = {
+            "NODE_INDEX": index,
+            "NODE_NAME": f"node{index}",
+            "TMPDIR": str(tmp_path / index),
+            "PYTHONPATH": str(ROOT),
+        }
         (tmp_path / index).mkdir()
         environment = os.environ | ENVIRONMENT | shared | own
         pods.append(subprocess.Popen([sys.executable, "-m", "scripts.pod"], cwd=tmp_path, env=environment,
@@ -308,6 +313,7 @@ def test_two_pods_train_one_run_and_the_first_merges_and_reports(tmp_path):
     run = tmp_path / "runs" / "medical-1a2b3c4d"
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "complete" and record["overlay"] == "demo" and record["layout"]["processes"] == 2
+    assert [(one["rank"], one["node"]) for one in record["training"]["ranks"]] == [(0, "node0"), (1, "node1")]
     assert (run / "merged" / "merge.json").exists() and (run / "report.html").exists()
     assert '"event": "step"' in leader and '"event": "step"' not in follower
     told = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]

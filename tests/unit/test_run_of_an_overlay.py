@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import yaml
 
-from scripts import pod_prepare
+from scripts import pod_place
 from scripts.cluster import overlay
 from scripts.cluster.names import OVERLAY, STARTED_BY
 from scripts.cluster.placement import read_placement
@@ -62,5 +62,5 @@ def test_the_same_again_leaves_what_another_may_be_reading(planned):
 def test_the_overlay_is_in_the_placement_for_the_runs_record(planned):
     path = planned("--overlay", "demo", "--run", "mine").directory / "cluster.yaml"
     assert yaml.safe_load(path.read_text())["metadata"]["annotations"][OVERLAY] == "demo"
-    assert pod_prepare.OVERLAY == OVERLAY
+    assert pod_place.OVERLAY == OVERLAY
     assert read_placement(path)[0]["run"] == "mine", "the schema takes it"

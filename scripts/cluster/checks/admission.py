@@ -53,7 +53,10 @@ def judge_one(question: str, name: str, refused: Refused) -> Answer:
     if is_missing(refused):
         if "namespaces" in said:
             return Answer(UNKNOWN, question, f"{name}: the namespace is not there", "make cluster-setup")
-        return Answer(FAILED, question, f"{name}: the API does not serve this kind", "see what is said of its operator")
+        fix = "see what is said of its operator"
+        if name.startswith("PodMonitor "):
+            fix = "take out component podmonitor (WITHOUT=podmonitor), or have Prometheus Operator installed"
+        return Answer(FAILED, question, f"{name}: the API does not serve this kind", fix)
     if "failed calling webhook" in said:
         return Answer(FAILED, question, f"{name}: {said}", "have the controller of that webhook looked at: it is down")
     for sign, fix in FIXES:
