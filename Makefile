@@ -115,6 +115,11 @@ LAYERS ?= 6
 ## FRESH=1: make bench forgets what it measured with these parameters, and installs current releases to compare with
 FRESH ?=
 
+## of a weight, for make export: 16 or 8; empty: 16
+BITS ?=
+## what make export writes: gguf
+FORMAT ?= gguf
+
 # Recipes read these from the environment, in quotes: a value with spaces stays one value.
 export OVERLAY MODEL DATA VALIDATION_DATA SET NPROC THREADS UNTIL RUN RUNS YES PYTHON3 TORCH_INDEX WHEELS SHARED
 export REGISTRY REGISTRY_INSECURE INVENTORY LIMIT CHECK FORCE ALLOW ANSIBLE_FLAGS
@@ -122,6 +127,7 @@ export REVISION SHA256 STORE
 export PLACE RUNTIME WITH WITHOUT NAMESPACE CONTEXT STORAGE_CLASS STORAGE_SIZE SETUP_FLAGS OPERATORS_DIR WHAT TO POD FOLLOW JSON ON
 export TARGET BUILDER BASE_IMAGE ONECCL_INDEX COMPRESSION BUILD_FLAGS IN_IMAGE
 export STEPS STEPS_CURVE ROUNDS LAYERS FRESH
+export BITS FORMAT
 
 VENV := .venv
 BASE := $(VENV)/.installed-base
@@ -163,6 +169,9 @@ IMAGE_FLAGS = --target "$$TARGET" --compression "$$COMPRESSION" $${BUILDER:+--bu
 	$${TORCH_INDEX:+--torch-index "$$TORCH_INDEX"} $${ONECCL_INDEX:+--oneccl-index "$$ONECCL_INDEX"} \
 	--build-flags="$$BUILD_FLAGS"
 
+# Values of export and export-remove: a run's model, or a directory.
+EXPORT_FLAGS = $${RUN:+--run "$$RUN"} $${MODEL:+--model "$$MODEL"} $${BITS:+--bits "$$BITS"} --runs-dir "$$RUNS"
+
 # Values of bench.
 BENCH_FLAGS = --steps "$$STEPS" --steps-curve "$$STEPS_CURVE" --rounds "$$ROUNDS" --layers "$$LAYERS" --shared "$$SHARED" \
 	$${DATA:+--data "$$DATA"} $${THREADS:+--threads "$$THREADS"} $${WHAT:+--what $$WHAT} \
@@ -201,6 +210,14 @@ report: $(BASE) ## Write the report of a run again: RUN=name.
 publish: $(BASE) ## Give a run's result away with a card: RUN=, TO=directory, s3://bucket/prefix or hub:owner/name; WHAT=, ALLOW=.
 	@exec $(PYTHON) -m scripts.publish.publish --run "$$RUN" --to "$$TO" --what "$$WHAT" --allow "$$ALLOW" --on "$$ON" \
 	  --runs-dir "$$RUNS"
+
+.PHONY: export
+export: $(BASE) ## A run's model as one file for llama.cpp and Ollama, proven: RUN= or MODEL=, FORMAT=gguf, BITS=16 or 8.
+	@exec $(PYTHON) -m train.gguf_export $(EXPORT_FLAGS) --format "$$FORMAT"
+
+.PHONY: export-remove
+export-remove: $(BASE) ## Take that file away again: RUN= or MODEL=, BITS=.
+	@exec $(PYTHON) -m train.gguf_export $(EXPORT_FLAGS) --remove
 
 .PHONY: delete-run
 delete-run: $(BASE) ## Delete a run for good, after a question: RUN=name, ON=cluster for the store's, YES=1 for no question.
