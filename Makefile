@@ -125,6 +125,11 @@ SYSTEM ?=
 ## FRESH=1: make bench forgets what it measured with these parameters, and installs current releases to compare with
 FRESH ?=
 
+## of a weight, for make export: 16 or 8; empty: 16
+BITS ?=
+## what make export writes: gguf
+FORMAT ?= gguf
+
 # Recipes read these from the environment, in quotes: a value with spaces stays one value.
 export OVERLAY MODEL DATA VALIDATION_DATA SET SWEEP NPROC THREADS UNTIL RUN RUNS YES PYTHON3 TORCH_INDEX WHEELS SHARED
 export REGISTRY REGISTRY_INSECURE INVENTORY LIMIT CHECK FORCE ALLOW ANSIBLE_FLAGS
@@ -133,6 +138,7 @@ export PLACE RUNTIME WITH WITHOUT NAMESPACE CONTEXT STORAGE_CLASS STORAGE_SIZE S
 export TARGET BUILDER BASE_IMAGE ONECCL_INDEX COMPRESSION BUILD_FLAGS IN_IMAGE
 export STEPS STEPS_CURVE ROUNDS LAYERS FRESH
 export PORT HOST URL SYSTEM
+export BITS FORMAT
 
 VENV := .venv
 BASE := $(VENV)/.installed-base
@@ -180,6 +186,9 @@ IMAGE_FLAGS = --target "$$TARGET" --compression "$$COMPRESSION" $${BUILDER:+--bu
 SERVED = $${RUN:+--run "$$RUN"} $${MODEL:+--model "$$MODEL"}
 SERVED_THERE = $(SERVED) $(if $(filter file,$(origin OVERLAY)),,--overlay "$$OVERLAY") $${PLACE:+--place $$PLACE} \
 	$${WITH:+--with $$WITH} $(PLACE_FLAGS)
+# Values of export and export-remove: a run's model, or a directory.
+EXPORT_FLAGS = $${RUN:+--run "$$RUN"} $${MODEL:+--model "$$MODEL"} $${BITS:+--bits "$$BITS"} --runs-dir "$$RUNS"
+
 # Values of bench.
 BENCH_FLAGS = --steps "$$STEPS" --steps-curve "$$STEPS_CURVE" --rounds "$$ROUNDS" --layers "$$LAYERS" --shared "$$SHARED" \
 	$${DATA:+--data "$$DATA"} $${THREADS:+--threads "$$THREADS"} $${WHAT:+--what $$WHAT} \
@@ -248,6 +257,14 @@ reproduce: $(CHAIN_NEEDS) ## Train a run again from its run.json and say whether
 publish: $(BASE) ## Give a run's result away with a card: RUN=, TO=directory, s3://bucket/prefix or hub:owner/name; WHAT=, ALLOW=.
 	@exec $(PYTHON) -m scripts.publish.publish --run "$$RUN" --to "$$TO" --what "$$WHAT" --allow "$$ALLOW" --on "$$ON" \
 	  --runs-dir "$$RUNS"
+
+.PHONY: export
+export: $(BASE) ## A run's model as one file for llama.cpp and Ollama, proven: RUN= or MODEL=, FORMAT=gguf, BITS=16 or 8.
+	@exec $(PYTHON) -m train.gguf_export $(EXPORT_FLAGS) --format "$$FORMAT"
+
+.PHONY: export-remove
+export-remove: $(BASE) ## Take that file away again: RUN= or MODEL=, BITS=.
+	@exec $(PYTHON) -m train.gguf_export $(EXPORT_FLAGS) --remove
 
 .PHONY: delete-run
 delete-run: $(BASE) ## Delete a run for good, after a question: RUN=name, ON=cluster for the store's, YES=1 for no question.
