@@ -76,7 +76,7 @@ INVENTORY ?=
 LIMIT ?=
 ## CHECK=1 says what make push or image-remove would do, and changes nothing
 CHECK ?=
-## FORCE=1: deploy although a check failed; image-remove and remove-model although it is or was used
+## FORCE=1: deploy although a check failed; quantise although it is worse than the limit; image-remove and remove-model although it is or was used
 FORCE ?=
 ## what make publish overrides, separated by spaces: licence, proof, incomplete, changed, replace
 ALLOW ?=
@@ -125,7 +125,7 @@ SYSTEM ?=
 ## FRESH=1: make bench forgets what it measured with these parameters, and installs current releases to compare with
 FRESH ?=
 
-## of a weight, for make export: 16 or 8; empty: 16
+## of a weight: for make export 16 or 8, empty: 16; for make quantise 8 or 4, empty: 8
 BITS ?=
 ## what make export writes: gguf
 FORMAT ?= gguf
@@ -186,7 +186,7 @@ IMAGE_FLAGS = --target "$$TARGET" --compression "$$COMPRESSION" $${BUILDER:+--bu
 SERVED = $${RUN:+--run "$$RUN"} $${MODEL:+--model "$$MODEL"}
 SERVED_THERE = $(SERVED) $(if $(filter file,$(origin OVERLAY)),,--overlay "$$OVERLAY") $${PLACE:+--place $$PLACE} \
 	$${WITH:+--with $$WITH} $(PLACE_FLAGS)
-# Values of export and export-remove: a run's model, or a directory.
+# Values of quantise, export and their undoers: a run's model, or a directory.
 EXPORT_FLAGS = $${RUN:+--run "$$RUN"} $${MODEL:+--model "$$MODEL"} $${BITS:+--bits "$$BITS"} --runs-dir "$$RUNS"
 
 # Values of bench.
@@ -257,6 +257,14 @@ reproduce: $(CHAIN_NEEDS) ## Train a run again from its run.json and say whether
 publish: $(BASE) ## Give a run's result away with a card: RUN=, TO=directory, s3://bucket/prefix or hub:owner/name; WHAT=, ALLOW=.
 	@exec $(PYTHON) -m scripts.publish.publish --run "$$RUN" --to "$$TO" --what "$$WHAT" --allow "$$ALLOW" --on "$$ON" \
 	  --runs-dir "$$RUNS"
+
+.PHONY: quantise
+quantise: $(BASE) ## A run's model with int8 or int4 weights, measured beside it: RUN= or MODEL=, BITS=8 or 4, FORCE=1.
+	@exec $(PYTHON) -m train.quantise $(EXPORT_FLAGS) $$(test "$$FORCE" != 1 || echo --force)
+
+.PHONY: quantise-remove
+quantise-remove: $(BASE) ## Take that model away again: RUN= or MODEL=, BITS=.
+	@exec $(PYTHON) -m train.quantise $(EXPORT_FLAGS) --remove
 
 .PHONY: export
 export: $(BASE) ## A run's model as one file for llama.cpp and Ollama, proven: RUN= or MODEL=, FORMAT=gguf, BITS=16 or 8.

@@ -83,6 +83,7 @@ def read_run(run: Path) -> facts.Run:
         "before": read_json(run / "before.json"),
         "after": read_json(run / "after.json"),
         "merge": read_json(run / "merged" / "merge.json"),
+        "quantised": [read_json(path) for path in sorted(run.glob("quantised-*bit/quantise.json"))],
     }
 
 

@@ -298,3 +298,14 @@ def test_the_smoothed_line_begins_at_the_first_value_and_follows_the_last():
                                              (0.034, "3.4 %"), (0.97, "97 %"), (0.996, "99.6 %")])  # fmt: skip
 def test_a_share_never_reads_as_none_or_all_unless_it_is(share, said):
     assert facts.percent(share) == said
+
+
+def test_a_quantised_model_stands_in_the_key_figures(tmp_path):
+    old = {"size": 2e6, "perplexity": 1.01, "tokens_per_second": 50.0}
+    new = {"size": 1e6, "perplexity": 1.02, "tokens_per_second": 60.0}
+    record = {"bits": 4, "figures": {"model": old, "quantised": new}, "kept_in_spite_of": ["perplexity"]}
+    run = read_run(make_run(tmp_path / "r", **{"quantised-4bit/quantise.json": record}))
+    (figure,) = [one for one in facts.figures(run) if one["name"] == "in 4 bits"]
+    assert figure["value"] == "2.00 → 1.00 MB"
+    assert "perplexity 1.01 → 1.02" in figure["note"]
+    assert "FORCE=1" in figure["note"]
