@@ -25,6 +25,7 @@ from scripts.sweep.check import TRIED, find_sweep, gather, note_on_rows, of_poin
 from scripts.sweep.file import SweepFile
 from scripts.sweep.points import words
 from scripts.sweep.record import HERE, load_record, make_record, save_record, show, state_here
+from scripts.webhook import take_address
 from train.errors import EXIT_BAD_INPUT, InputError, attempt, problem, report_problems, run_program
 from train.layout import Layout, choose_layout, thread_settings
 from train.libraries import import_libraries
@@ -44,6 +45,7 @@ def main() -> int:
     if arguments.run:
         problems.append(problem("RUN", arguments.run, "names one run, and a sweep has many", "leave RUN out"))
     sweep = attempt(problems, find_sweep, arguments)
+    address = attempt(problems, take_address)
     layout = attempt(problems, choose_layout, wanted_processes(arguments), arguments.threads)
     if problems:
         raise InputError(problems)
@@ -52,7 +54,7 @@ def main() -> int:
     os.environ.update(settings)  # OpenMP and OpenBLAS read them when they are loaded
     import_libraries()
     with Nursery(settings) as nursery:
-        return plan_and_run(sweep, layout, arguments, nursery)
+        return plan_and_run(sweep, layout, arguments, nursery, address)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -64,13 +66,15 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def plan_and_run(sweep: SweepFile, layout: Layout, arguments: argparse.Namespace, nursery: Nursery) -> int:
+def plan_and_run(
+    sweep: SweepFile, layout: Layout, arguments: argparse.Namespace, nursery: Nursery, address: str
+) -> int:
     """Check every point with model, rows and machine, keep the sweep's record, and work through the points."""
     recipe_path, runs = find_overlay(arguments.overlay), arguments.runs_dir
 
     def start(point: dict[str, Any]) -> int:
         own = argparse.Namespace(**vars(of_point(arguments, point)) | {"until": STAGES[-1]})
-        return check_and_run(own_recipe(recipe_path, own)[0], layout, own, recipe_path, nursery)
+        return check_and_run(own_recipe(recipe_path, own)[0], layout, own, recipe_path, nursery, address)
 
     def plan(point: dict[str, Any]) -> SimpleNamespace:
         own = of_point(arguments, point)

@@ -44,7 +44,9 @@ def page_of(runs: list[Path], directory: Path) -> Page:
 
 def compare(*words: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "scripts.compare", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment() | {"COLUMNS": "120"}, capture_output=True, text=True, check=False
+    )
 
 
 # ---- what is said ----

@@ -1,6 +1,6 @@
 """A sweep of four ranks on the demo, interrupted in the middle and repeated, as make does it: under a minute.
 
-.venv/bin/python -m pytest tests/e2e/test_sweep.py
+.venv/bin/python -m pytest tests/e2e/test_demo_swept.py
 """
 
 import json
@@ -24,7 +24,7 @@ RANKS = [2, 4, 8, 16]
 
 def command(place: Path, what: str = "run") -> list[str]:
     """The command line of one `make sweep`."""
-    words = ["-m", "tests.e2e.sweep_program", what, "--overlay", "demo", "--runs-dir", str(place / "runs")]
+    words = ["-m", "scripts.sweep.sweep", what, "--overlay", "demo", "--runs-dir", str(place / "runs")]
     given = ["--sweep", str(place / "sweep.yaml"), "--nproc", "1", "--threads", "1", "--set", *QUICK]
     return [sys.executable, *words, *(given if what == "run" else [])]
 

@@ -1,6 +1,6 @@
 """The rank sweep of argilla on a real cluster, through a queue that admits two at a time, interrupted and repeated.
 
-.venv/bin/python -m pytest -m cluster tests/cluster/test_sweep.py
+.venv/bin/python -m pytest -m cluster tests/cluster/test_rank_sweep.py
 """
 
 import json

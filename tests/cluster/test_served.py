@@ -1,6 +1,6 @@
 """Models served on the cluster with a deployer's rights: ready when loaded, closed to strangers, gone without a trace.
 
-.venv/bin/python -m pytest tests/cluster/test_serve.py
+.venv/bin/python -m pytest tests/cluster/test_served.py
 """
 
 import contextlib
