@@ -235,7 +235,10 @@ def patch(plan: Plan, made: str, line: str) -> list[dict[str, Any]]:
     if "s3" in plan.values:
         operations.append({"op": "add", "path": f"{pod}/initContainers/0/args/-", "value": plan.path})
     if taint := plan.values.get("nodeTaint"):
-        operations.append({"op": "add", "path": f"{pod}/tolerations/-", "value": {"key": taint, "operator": "Exists"}})
+        one = {"key": taint, "operator": "Exists"}
+        # serve-vllm has some; an empty list in the base would make every apply a change.
+        path, value = ("tolerations/-", one) if plan.engine == "serve-vllm" else ("tolerations", [one])
+        operations.append({"op": "add", "path": f"{pod}/{path}", "value": value})
     if labels := plan.values.get("nodeSelector"):
         operations.append({"op": "add", "path": f"{pod}/nodeSelector", "value": labels})
     return operations
