@@ -1,7 +1,11 @@
 """Where an export comes from and goes to: a run's model or a directory, checked before; built aside and renamed."""
 
+import argparse
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +37,21 @@ class Source:
     def size(self) -> int:
         """Bytes of the weights."""
         return sum(path.stat().st_size for path in self.model.glob("*.safetensors"))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every export is told: of which model, and whether it is to be taken away."""
+    parser.add_argument("--run", default="", help="name of a finished run")
+    parser.add_argument("--model", default="", help="directory of a model, instead of a run")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs lie")
+    parser.add_argument("--remove", action="store_true", help="take the export away again")
+
+
+def in_fresh_process(module: str, *words: object, **options: Any) -> subprocess.CompletedProcess:
+    """A program of this repository run to its end in a process that holds nothing of this one."""
+    root = str(Path(__file__).resolve().parent.parent)
+    command = [sys.executable, "-m", module, *map(str, words)]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": root}, text=True, check=False, **options)
 
 
 def find_source(run: str, model: str, runs: Path) -> Source:

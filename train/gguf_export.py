@@ -10,9 +10,7 @@ transformers' own reader has loaded it and found the weights, the answers, the t
 
 import argparse
 import json
-import os
 import subprocess
-import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,12 +67,9 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="", help="name of a finished run")
-    parser.add_argument("--model", default="", help="directory of a model, instead of a run")
+    place.add_options(parser)
     parser.add_argument("--format", default="gguf", help="gguf")
     parser.add_argument("--bits", default="16", help="16: weights as they are; 8: q8_0")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs lie")
-    parser.add_argument("--remove", action="store_true", help="take the export away again")
     return parser.parse_args()
 
 
@@ -147,11 +142,9 @@ def kind_of(name: str, tensor: torch.Tensor, bits: int) -> Any:
 
 def prove(path: Path, source: place.Source) -> list[dict[str, str]]:
     """What a fresh process finds in the file. Raises InputError where that is not the model."""
-    command = [sys.executable, "-m", "train.gguf_check", "--gguf", path, "--model", source.model]
-    command += ["--prompts", source.data / "validation_prompts.jsonl"] if source.data else []
-    root = str(Path(__file__).resolve().parent.parent)
-    found = subprocess.run(list(map(str, command)), env=os.environ | {"PYTHONPATH": root}, stdout=subprocess.PIPE,
-                           text=True, check=False)  # fmt: skip
+    words = ["--gguf", path, "--model", source.model]
+    words += ["--prompts", source.data / "validation_prompts.jsonl"] if source.data else []
+    found = place.in_fresh_process("train.gguf_check", *words, stdout=subprocess.PIPE)
     if found.returncode:
         what = f"the written file could not be read back (exit status {found.returncode}); its message stands above"
         raise InputError(problem(path, "", what, "nothing was kept; report this with the model's config.json"))

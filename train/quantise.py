@@ -10,10 +10,7 @@ only when a fresh process has loaded it and found its stops and its perplexity n
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,12 +67,9 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="", help="name of a finished run")
-    parser.add_argument("--model", default="", help="directory of a model, instead of a run")
+    place.add_options(parser)
     parser.add_argument("--bits", default="8", help="8 or 4")
     parser.add_argument("--force", action="store_true", help="keep the result although it is worse than the limit")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs lie")
-    parser.add_argument("--remove", action="store_true", help="take the result away again")
     return parser.parse_args()
 
 
@@ -98,11 +92,8 @@ def quantise(model: Path, output: Path, bits: str) -> None:
 def measure(model: Path, source: place.Source, aside: Path) -> dict[str, Any]:
     """What a fresh process finds of a model: perplexity, stops, speed, size."""
     output = aside / "figures.json"
-    command = [sys.executable, "-m", "train.quantise_measure", "--model", model, "--output", output]
-    command += ["--data", source.data] if source.data else []
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = os.environ | {"PYTHONPATH": root}
-    if subprocess.run(list(map(str, command)), env=environment, check=False).returncode:
+    words = ["--model", model, "--output", output, *(["--data", source.data] if source.data else [])]
+    if place.in_fresh_process("train.quantise_measure", *words).returncode:
         what = "could not be loaded or measured in a fresh process; its message stands above"
         raise InputError(problem(model, "", what, "nothing was kept; try the other BITS"))
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
