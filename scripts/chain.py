@@ -17,6 +17,8 @@ from scripts.runs import fingerprint, run_status
 from train.checkpoint import MANIFEST
 from train.errors import InputError, problem
 from train.files import PROMPTS, write_json
+from train.layout import Layout, thread_settings
+from train.libraries import import_libraries
 from train.nursery import Nursery
 from train.recipe import dump_recipe
 
@@ -157,6 +159,14 @@ def result_files(run: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     directory = result_directory(recipe)
     sealed = json.loads((run / directory / MANIFEST).read_text())
     return {"directory": directory, "files": {name: entry["sha256"] for name, entry in sealed.items()}}
+
+
+def loaded_nursery(layout: Layout) -> Nursery:
+    """The nursery of a run, with the libraries imported in this program too, whose checks need them."""
+    settings = thread_settings(layout.processes * layout.threads)
+    os.environ.update(settings)  # OpenMP and OpenBLAS read them when they are loaded
+    import_libraries()
+    return Nursery(settings)
 
 
 def now() -> str:

@@ -12,12 +12,11 @@ Exit status: 0 bit for bit the same weights, 1 not the same or a stage failed, 2
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from scripts.chain import STAGES, claim
+from scripts.chain import STAGES, claim, loaded_nursery
 from scripts.record_diff import Difference
 from scripts.reproduce_inputs import check_inputs, check_record, recorded_layout, recorded_values, warnings
 from scripts.reproduce_verdict import verdict
@@ -25,8 +24,7 @@ from scripts.run import work_through
 from scripts.runs import find_runs, identity, lock_run, overlay_of, read_record
 from train.errors import InputError, attempt, problem, run_program
 from train.inputs import find_inputs
-from train.layout import Layout, thread_settings
-from train.libraries import import_libraries
+from train.layout import Layout
 from train.nursery import Nursery
 from train.preflight import check_machine
 from train.recipe import with_defaults
@@ -47,10 +45,7 @@ def main() -> int:
     if values is None:
         raise InputError(problems)
     # ---- the rest of what differs, with torch, so that all of it is told at once ----
-    settings = thread_settings(layout.processes * layout.threads)
-    os.environ.update(settings)  # OpenMP and OpenBLAS read them when they are loaded
-    import_libraries()
-    with Nursery(settings) as nursery:
+    with loaded_nursery(layout) as nursery:
         plan, differing = make_plan(record, values, layout, run, again, problems)
         return train_again(record, values, plan, differing, run, again, arguments.until, nursery)
 

@@ -18,12 +18,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from scripts import webhook
-from scripts.chain import ROOT, STAGES, claim, run_child, stage_commands, update_record
+from scripts.chain import ROOT, STAGES, claim, loaded_nursery, run_child, stage_commands, update_record
 from scripts.runs import identity, lock_run, run_status
 from train.errors import InputError, attempt, problem, run_program
 from train.inputs import find_inputs
 from train.layout import Layout, choose_layout, thread_settings
-from train.libraries import import_libraries
 from train.nursery import Nursery
 from train.orphans import LAUNCHER_PID
 from train.preflight import check_machine
@@ -43,10 +42,7 @@ def main() -> int:
     if problems:
         raise InputError(problems)
     # ---- from here on with torch: imported once, for the checks and for all stages ----
-    settings = thread_settings(layout.processes * layout.threads)
-    os.environ.update(settings)  # OpenMP and OpenBLAS read them when they are loaded
-    import_libraries()
-    with Nursery(settings) as nursery:
+    with loaded_nursery(layout) as nursery:
         return check_and_run(values, layout, arguments, recipe_path, nursery, address)
 
 

@@ -10,14 +10,13 @@ done, 1 a point failed (the others ran all the same), 2 bad input, 130 or 143 st
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from scripts.chain import STAGES
+from scripts.chain import STAGES, loaded_nursery
 from scripts.cluster.progress import duration
 from scripts.run import add_options, check_and_run, find_overlay, make_plan, own_recipe, wanted_processes
 from scripts.runs import run_status
@@ -27,8 +26,7 @@ from scripts.sweep.points import words
 from scripts.sweep.record import HERE, load_record, make_record, save_record, show, state_here
 from scripts.webhook import take_address
 from train.errors import EXIT_BAD_INPUT, InputError, attempt, problem, report_problems, run_program
-from train.layout import Layout, choose_layout, thread_settings
-from train.libraries import import_libraries
+from train.layout import Layout, choose_layout
 from train.nursery import Nursery
 
 STOPPED = (130, 143)  # a run's exit status after Ctrl-C or SIGTERM
@@ -50,10 +48,7 @@ def main() -> int:
     if problems:
         raise InputError(problems)
     # ---- from here on with torch, imported once for all stages of all runs ----
-    settings = thread_settings(layout.processes * layout.threads)
-    os.environ.update(settings)  # OpenMP and OpenBLAS read them when they are loaded
-    import_libraries()
-    with Nursery(settings) as nursery:
+    with loaded_nursery(layout) as nursery:
         return plan_and_run(sweep, layout, arguments, nursery, address)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAM = """
 import os, sys
-from scripts import run
+from scripts import chain, run
 
 def loaded():
     print([name for name in ("numpy", "torch") if name in sys.modules], os.environ.get("OMP_NUM_THREADS"))
     raise SystemExit(0)
 
-run.import_libraries = loaded
+chain.import_libraries = loaded
 run.main()
 """
 
