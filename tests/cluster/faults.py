@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,25 @@ class Faults:
     def delete(self, pod: str) -> None:
         """Delete a pod, which gets its time to leave."""
         kubectl(self.space, "delete", "pod", pod, "--wait=false")
+
+    def keep_data_access_off(self, node: str) -> None:
+        """Have the pod through which these tests read the store on another node than the one that will be lost."""
+        kubectl(self.space, "cordon", node)
+        kubectl(self.space, "delete", "pods", "--selector=tunefleet.io/role=data-access")
+        try:
+            kubectl(self.space, "rollout", "status", "deployment/data-access", "--timeout=150s")
+        except AssertionError as late:
+            seen = (
+                kubectl(self.space, "describe", "deployments,replicasets,pods"),
+                kubectl(self.space, "get", "events"),
+            )
+            raise AssertionError("\n".join([str(late), *seen])) from None
+        kubectl(self.space, "uncordon", node)
+
+
+def cable(node: str, state: str) -> None:
+    """Pull a node of the testbed's off the network (`down`), or put it back (`up`)."""
+    subprocess.run(["ip", "link", "set", f"tb{node.removeprefix('node')}", state], check=True)
 
 
 def record(what: str, lost: int, seconds: float) -> None:

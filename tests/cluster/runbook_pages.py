@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tests.cluster.runs import ROOT, clean, described, make
 
 PAGES = ROOT / "docs" / "runbooks"
-EXAMPLE_RUN, EXAMPLE_NODE, EXAMPLE_SPACE = "demo-1a2b3c4d", "node2", "--namespace finetune"
+EXAMPLE_RUN, EXAMPLE_NODE, EXAMPLE_SPACE = re.compile(r"[a-z]+-1a2b3c4d"), "node2", "--namespace finetune"
 PLANS = ("preflight", "deploy")  # take recipe and placement: a test's are smaller than the overlay's
 
 
@@ -26,10 +26,12 @@ class Desk:
     """Where a page's commands are typed: a namespace, and the run that is in trouble."""
 
     space: str
-    run: str = EXAMPLE_RUN
+    run: str
     node: str = EXAMPLE_NODE
+    overlay: str = "demo"
     recipe: dict | None = None
     place: dict | None = None
+    words: Sequence[str] = ()  # what a plan is told besides
 
     def type(self, page: str, section: str, only: Sequence[str] = ("",), codes: Sequence[int] = (0,)) -> str:
         """Type those of the section's commands that have one of these words; what they print.
@@ -42,7 +44,7 @@ class Desk:
 
     def one(self, line: str, codes: Sequence[int]) -> str:
         """Type one command."""
-        line = line.replace(EXAMPLE_RUN, self.run).replace(EXAMPLE_NODE, self.node)
+        line = EXAMPLE_RUN.sub(self.run, line).replace(EXAMPLE_NODE, self.node)
         line = line.replace(EXAMPLE_SPACE, f"--namespace {self.space}")
         if line.startswith("make "):
             line = shlex.join(self.in_full(shlex.split(line)))
@@ -60,11 +62,11 @@ class Desk:
         if not set(PLANS) & set(words):
             return words
         own = next((word.removeprefix("PLACE=") for word in words if word.startswith("PLACE=")), "")
-        overlay, values, place = described("demo", self.recipe or {}, self.place or {})
+        overlay, values, place = described(self.overlay, self.recipe or {}, self.place or {})
         keys = {pair.partition("=")[0] for pair in own.split()}
         kept = [pair for pair in place.removeprefix("PLACE=").split() if pair.partition("=")[0] not in keys]
         words = [word for word in words if not word.startswith(("PLACE=", "OVERLAY="))]
-        return [*words, overlay, values, " ".join([f"PLACE={' '.join(kept)}", *own.split()])]
+        return [*words, overlay, values, " ".join([f"PLACE={' '.join(kept)}", *own.split()]), *self.words]
 
 
 def until_told(desk: Desk, wanted: str, seconds: float = 180) -> str:

@@ -18,6 +18,14 @@ ROWS = [json.loads(line) for line in (ROOT / "demo/data/train.jsonl").read_text(
 SHARED = Path(os.environ.get("SHARED", ROOT.parent / "shared"))
 MEDICAL = SHARED / "data" / "medical_meadow_1000.json"
 
+# The demo's rows under the names of other data sets: new field -> old one, or a constant behind a quote.
+COLUMNS = {
+    "instructions": {"instruction": "instruction", "input": "input", "output": "output"},
+    "quotes": {"quote": "input", "tags": "output"},
+    "ranked": {"input": "input", "generations": "output", "kind": "'human"},
+    "dialogues": {"dialogue": "input", "summary": "output"},
+}
+
 # A recipe and a placement of test size: what differs from the use case's own.
 QUICK = {
     "max_steps": 4,

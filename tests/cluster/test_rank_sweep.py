@@ -14,8 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.cluster.runs import ROOT, clean, described, kubectl, make, put, read, rows_as, team, wait_for_step
-from tests.cluster.test_use_cases_run import COLUMNS
+from tests.cluster.runs import COLUMNS, ROOT, clean, described, kubectl, make, put, read, rows_as, team, wait_for_step
 
 pytestmark = pytest.mark.cluster
 SPACE = "ft-sweep"

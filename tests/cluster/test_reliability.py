@@ -4,12 +4,11 @@ Each run meets several faults one after the other and ends with the curve of the
 """
 
 import json
-import subprocess
 import time
 
 import pytest
 
-from tests.cluster.faults import PAIR, Faults, undisturbed
+from tests.cluster.faults import PAIR, Faults, cable, undisturbed
 from tests.cluster.programs import restart
 from tests.cluster.runs import kubectl, team, told, wait_for_end
 
@@ -28,11 +27,6 @@ def faults(cluster):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory) -> dict[int, float]:
     return undisturbed(tmp_path_factory.mktemp("undisturbed"))
-
-
-def lose(link: str, state: str = "down") -> None:
-    """Pull a node's cable, or put it in again."""
-    subprocess.run(["ip", "link", "set", link, state], check=True)
 
 
 def evict(pod: str) -> None:
@@ -59,30 +53,17 @@ def test_an_elastic_pytorchjob_goes_on_without_a_lost_node_and_takes_it_back(fau
     run = faults.start("pytorchjob", ELASTIC)
     faults.strike(run, "PyTorchJob: the operator is restarted", lambda: restart("operator-training"), most=0)
     node = next(pod["spec"]["nodeName"] for pod in faults.pods(run) if pod["metadata"]["name"].endswith("worker-1"))
-    link = f"tb{node.removeprefix('node')}"
-    keep_data_access_off(node)
+    faults.keep_data_access_off(node)
     try:
-        faults.strike(run, "PyTorchJob: a node is lost", lambda: lose(link))
+        faults.strike(run, "PyTorchJob: a node is lost", lambda: cable(node, "down"))
         alone = told(kubectl(SPACE, "logs", f"{run}-worker-0"))
         assert any("silent" in event.get("reason", "") for event in alone), alone[-8:]
         assert "1 process x" in kubectl(SPACE, "logs", f"{run}-worker-0")
     finally:
-        lose(link, "up")
+        cable(node, "up")
     faults.strike(run, "PyTorchJob: the node is back", lambda: wait_for_two(run), most=1)
     wait_for_end(SPACE, run)
     faults.same_curve(run, expected, 1e-3)
-
-
-def keep_data_access_off(node: str) -> None:
-    """Have the pod through which these tests read the store on another node than the one that will be lost."""
-    kubectl(SPACE, "cordon", node)
-    kubectl(SPACE, "delete", "pods", "--selector=tunefleet.io/role=data-access")
-    try:
-        kubectl(SPACE, "rollout", "status", "deployment/data-access", "--timeout=150s")
-    except AssertionError as late:
-        seen = (kubectl(SPACE, "describe", "deployments,replicasets,pods"), kubectl(SPACE, "get", "events"))
-        raise AssertionError("\n".join([str(late), *seen])) from None
-    kubectl(SPACE, "uncordon", node)
 
 
 def wait_for_two(run: str, seconds: float = 240) -> None:

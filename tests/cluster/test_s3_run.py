@@ -4,20 +4,28 @@ The server is these tests' own, on the testbed's bridge, so that stopping it dis
 """
 
 import json
-import os
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import urlsplit
 
 import pytest
 
 from scripts.s3 import objects
-from scripts.s3.address import parse
-from scripts.s3.client import connect
-from tests.cluster.runs import QUICK, curve, deploy, described, kubectl, make, rows_as, team, told, wait_for_end
-from tests.cluster.test_use_cases_run import COLUMNS
+from tests.cluster import bucket
+from tests.cluster.runs import (
+    COLUMNS,
+    QUICK,
+    curve,
+    deploy,
+    described,
+    kubectl,
+    make,
+    rows_as,
+    team,
+    told,
+    wait_for_end,
+)
 from tests.e2e.chain import run_chain
 from tests.s3 import s3_server
 from train import checkpoint
@@ -78,23 +86,11 @@ spec:
   target: {{name: s3-credentials}}
   dataFrom: [{{extract: {{key: bucket}}}}]
 """
-WORDS = ["MODEL=models/base", "DATA=datasets/ranked.jsonl"]
 
 
 @pytest.fixture(scope="module")
 def server(cluster, tmp_path_factory):
-    """The server, with this process's environment led to it, and model and rows in its bucket."""
-    if cluster.testbed is None or not s3_server.PACKED.exists():
-        pytest.skip("needs the testbed, whose S3 server these tests start and stop")
-    host = urlsplit(os.environ["AWS_ENDPOINT_URL_S3"]).hostname
-    program = s3_server.unpack(tmp_path_factory.mktemp("program"))
-    patch = pytest.MonkeyPatch()
-    with s3_server.serving(program, tmp_path_factory.mktemp("s3"), host=host) as running, patch.context() as changed:
-        for name, value in (s3_server.KEYS | {"AWS_ENDPOINT_URL_S3": running.endpoint}).items():
-            changed.setenv(name, value)
-        connect().create_bucket(Bucket="runs")
-        objects.push(Path("demo/model"), f"{STORE}/models/base")
-        objects.put_text(connect(), parse(STORE), "datasets/ranked.jsonl", rows_as(COLUMNS["ranked"]).decode(), {})
+    with bucket.serving(cluster, tmp_path_factory.mktemp("s3"), STORE) as running:
         yield running
 
 
@@ -116,15 +112,10 @@ def space(server):
     kubectl(VAULT, "delete", "namespace", VAULT, "--wait=false")
 
 
-def placed(server) -> dict:
-    """The placement's words for this bucket."""
-    return {"s3.url": STORE, "s3.endpoint": server.endpoint, "s3.size": "2Gi"}
-
-
 @pytest.fixture(scope="module")
 def disturbed(space, server) -> SimpleNamespace:
     """The run: its pod deleted behind the second checkpoint, then the server killed in the middle of a mirror."""
-    run = deploy(SPACE, "argilla", RECIPE, placed(server), *WORDS)
+    run = deploy(SPACE, "argilla", RECIPE, bucket.placed(server, STORE), *bucket.WORDS)
     checkpoints = server.data / "runs/team/runs" / run / "checkpoints"
     until(lambda: (checkpoints / f"checkpoint-{2 * EVERY}" / checkpoint.MANIFEST).exists(), run)
     first = pods(run)[0]
@@ -231,7 +222,7 @@ def test_results_come_from_the_bucket_every_byte_verified(disturbed, server, tmp
 
 
 def test_the_same_deploy_again_finds_it_done_and_the_keys_stand_nowhere(disturbed, server):
-    words = [*described("argilla", RECIPE, placed(server)), *WORDS]
+    words = [*described("argilla", RECIPE, bucket.placed(server, STORE)), *bucket.WORDS]
     assert f"{disturbed.name}: complete" in make(SPACE, "deploy", *words)
     rendered = make(SPACE, "render", *words)
     secret = s3_server.KEYS["AWS_SECRET_ACCESS_KEY"]
@@ -242,10 +233,10 @@ def test_the_same_deploy_again_finds_it_done_and_the_keys_stand_nowhere(disturbe
 
 
 def test_preflight_asks_the_bucket(space, server, monkeypatch):
-    words = [*described("argilla", RECIPE, placed(server)), WORDS[1]]
-    assert "models/base" in make(SPACE, "preflight", *words, WORDS[0], code=None)
+    words = [*described("argilla", RECIPE, bucket.placed(server, STORE)), bucket.WORDS[1]]
+    assert "models/base" in make(SPACE, "preflight", *words, bucket.WORDS[0], code=None)
     absent = make(SPACE, "preflight", *words, "MODEL=models/absent", code=None)
     assert "models/absent is not under s3://runs/team" in absent
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    assert "was not looked at" in make(SPACE, "preflight", *words, WORDS[0], code=None)
+    assert "was not looked at" in make(SPACE, "preflight", *words, bucket.WORDS[0], code=None)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.cluster.runs import (
+    COLUMNS,
     MEDICAL,
     QUICK,
     SMALL,
@@ -58,12 +59,6 @@ CASES = {
 }  # fmt: skip
 KINDS = {"alpaca": "mpijob", "medical": "pytorchjob", "financial": "pytorchjob", "quotes": "job", "argilla": "job",
          "samsum": "trainjob", "template": "pytorchjob", "demo": "job"}  # fmt: skip
-COLUMNS = {
-    "instructions": {"instruction": "instruction", "input": "input", "output": "output"},
-    "quotes": {"quote": "input", "tags": "output"},
-    "ranked": {"input": "input", "generations": "output", "kind": "'human"},
-    "dialogues": {"dialogue": "input", "summary": "output"},
-}
 
 
 @pytest.fixture(scope="session")
