@@ -78,7 +78,7 @@ LIMIT ?=
 CHECK ?=
 ## FORCE=1: deploy although a check failed; quantise although it is worse than the limit; image-remove and remove-model although it is or was used
 FORCE ?=
-## what make publish overrides, separated by spaces: licence, proof, incomplete, changed, replace
+## what make publish overrides, separated by spaces: licence, proof, incomplete, changed, replace; make eval: code, which came with a task
 ALLOW ?=
 ## further flags of ansible-playbook, such as "--ask-become-pass -v"
 ANSIBLE_FLAGS ?=
@@ -129,6 +129,10 @@ FRESH ?=
 BITS ?=
 ## what make export writes: gguf
 FORMAT ?= gguf
+## task files of make eval, or directories of them, separated by spaces: "kustomize/overlays/demo/tasks mine.yaml"
+TASKS ?=
+## make eval asks only so many rows of each task; empty: all
+LIMIT_ROWS ?=
 
 # Recipes read these from the environment, in quotes: a value with spaces stays one value.
 export OVERLAY MODEL DATA VALIDATION_DATA SET SWEEP NPROC THREADS UNTIL RUN RUNS YES PYTHON3 TORCH_INDEX WHEELS SHARED
@@ -139,6 +143,7 @@ export TARGET BUILDER BASE_IMAGE ONECCL_INDEX COMPRESSION BUILD_FLAGS IN_IMAGE
 export STEPS STEPS_CURVE ROUNDS LAYERS FRESH
 export PORT HOST URL SYSTEM
 export BITS FORMAT
+export TASKS LIMIT_ROWS
 
 VENV := .venv
 BASE := $(VENV)/.installed-base
@@ -273,6 +278,16 @@ export: $(BASE) ## A run's model as one file for llama.cpp and Ollama, proven: R
 .PHONY: export-remove
 export-remove: $(BASE) ## Take that file away again: RUN= or MODEL=, BITS=.
 	@exec $(PYTHON) -m train.gguf_export $(EXPORT_FLAGS) --remove
+
+.PHONY: eval
+eval: $(BASE) ## Base beside tuned model on lm-evaluation-harness' local task files: TASKS="path …", RUN= or MODEL=, LIMIT_ROWS=.
+	@set -f; exec $(PYTHON) -m scripts.eval.eval $${TASKS:+--tasks $$TASKS} $(SERVED) --allow "$$ALLOW" --on "$$ON" \
+	  $${LIMIT_ROWS:+--limit-rows "$$LIMIT_ROWS"} --runs-dir "$$RUNS"
+
+.PHONY: eval-remove
+eval-remove: $(BASE) ## Take its results away: RUN=; without RUN the harness and the results of models. YES=1 for no question.
+	@exec $(PYTHON) -m scripts.eval.eval --remove $${RUN:+--run "$$RUN"} --runs-dir "$$RUNS" \
+	  $$(test "$$YES" != 1 || echo --yes)
 
 .PHONY: delete-run
 delete-run: $(BASE) ## Delete a run for good, after a question: RUN=name, ON=cluster for the store's, YES=1 for no question.

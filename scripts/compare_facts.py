@@ -16,6 +16,7 @@ from train.recipe import schema
 from train.report import read_run
 from train.report_facts import duration, is_trained, percent, short, shown, side, step_lines
 from train.report_plots import Point, smoothed
+from train.rouge import NAMES
 
 Run = dict[str, Any]
 ABSENT = "-"
@@ -130,6 +131,11 @@ def exact_match(run: Run) -> float | None:
     return found and found["share"]
 
 
+def rouge_of(key: str) -> Callable[[Run], float | None]:
+    """One of the measures of ROUGE of the result."""
+    return lambda run: ((run["after"] or {}).get("rouge") or {}).get(key)
+
+
 def last_loss(run: Run) -> float | None:
     """The smoothed loss at the last step."""
     curve = training_curve(run)
@@ -156,6 +162,7 @@ def rate(lines: list[dict]) -> float:
 METRICS = (
     Metric("validation loss", validation_loss, short, min, judges=True),
     Metric("exact match", exact_match, percent, max, judges=True),
+    *(Metric(name, rouge_of(key), "{:.3f}".format, max, judges=True) for key, name in NAMES.items()),
     Metric("training loss", last_loss, short, min),
     Metric("steps", of_training("steps", lambda lines: lines[-1]["step"]), "{:,}".format),
     Metric("time", of_training("seconds", lambda lines: sum(line["seconds"] for line in lines)), duration, min),
@@ -213,8 +220,8 @@ def notes(runs: list[Run]) -> list[str]:
     """What a reader must know to read the figures right."""
     said = []
     if not same_rows(runs):
-        said.append("The held-out rows are not the same in all runs: their losses and matches cannot be compared, so "
-                    "none is marked.")  # fmt: skip
+        said.append("The held-out rows are not the same in all runs: their losses, matches and ROUGE cannot be "
+                    "compared, so none is marked.")  # fmt: skip
     unfinished = [run["name"] for run in runs if not is_trained(run)]
     if unfinished:
         said.append(f"Not finished, shown as far as it came, and never the best: {', '.join(unfinished)}.")

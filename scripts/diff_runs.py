@@ -15,6 +15,7 @@ from scripts.record_diff import Difference, brief, differences, grouped
 from scripts.runs import find_runs
 from train.errors import InputError, attempt, problem, run_program
 from train.report import read_run
+from train.rouge import NAMES
 
 MOST_TEXT = 48  # characters of a value; JSON has all
 FIGURES = ("steps", "seconds", "tokens", "tokens_per_second", "train_loss_first", "train_loss_last", "eval_loss_first",
@@ -61,6 +62,8 @@ def groups_of(run: Path) -> dict[str, dict[str, Any]]:
             figures[f"{when}: validation loss"] = evaluation["eval_loss"]
         if evaluation.get("exact_match"):
             figures[f"{when}: exact match"] = evaluation["exact_match"]["share"]
+        if evaluation.get("rouge"):
+            figures |= {f"{when}: {name}": evaluation["rouge"][key] for key, name in NAMES.items()}
     return grouped(content["record"]) | {"figures": figures}
 
 

@@ -25,6 +25,7 @@ from train.stored import MANIFEST
 # What a run's result does not depend on: keys that may differ without making it another run.
 WITHOUT_EFFECT = ("report_to",)
 SECONDS_TO_WAIT = 15.0
+EVALUATIONS = ("before.json", "after.json")
 
 
 def identity(recipe: SimpleNamespace, model: Path, sources: dict, layout: Layout) -> str:
@@ -141,14 +142,18 @@ def list_runs(runs: Path) -> None:
     if not records:
         print(f"no runs in {runs}; make run makes one")
         return
-    print(f"{'run':28} {'started':20} {'validation loss':18} {'exact match':14} status")
+    answers = {path.parent: [evaluated(path.parent / name) for name in EVALUATIONS] for path in records}
+    with_rouge = any(one["rougeL"] is not None for pair in answers.values() for one in pair)
+    rouge = f"{'ROUGE-L':15} " if with_rouge else ""
+    print(f"{'run':28} {'started':20} {'validation loss':18} {'exact match':14} {rouge}status")
     for path in records:
         record, run = json.loads(path.read_text()), path.parent
         training = record.get("training", {})
         loss = arrow(training.get("eval_loss_first"), training.get("best_eval_loss"), "{:.4f}")
-        shares = [share(run / name) for name in ("before.json", "after.json")]
+        shares = arrow(*(one["share"] for one in answers[run]), "{:.0%}")
+        rouge = f"{arrow(*(one['rougeL'] for one in answers[run]), '{:.3f}'):15} " if with_rouge else ""
         status = "running" if is_held(run) else run_status(run)
-        print(f"{run.name:28} {record['started'][:19]:20} {loss:18} {arrow(*shares, '{:.0%}'):14} {status}")
+        print(f"{run.name:28} {record['started'][:19]:20} {loss:18} {shares:14} {rouge}{status}")
 
 
 def arrow(first: float | None, last: float | None, form: str) -> str:
@@ -156,12 +161,10 @@ def arrow(first: float | None, last: float | None, form: str) -> str:
     return " -> ".join("-" if value is None else form.format(value) for value in (first, last))
 
 
-def share(path: Path) -> float | None:
-    """The share of exact matches in an evaluation, None where there is none."""
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text()).get("exact_match")
-    return found and found["share"]
+def evaluated(path: Path) -> dict[str, float | None]:
+    """Of an evaluation the share of exact matches and ROUGE-L; None for what was not measured."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return {"share": (found.get("exact_match") or {}).get("share"), "rougeL": (found.get("rouge") or {}).get("rougeL")}
 
 
 def delete_run(runs: Path, name: str, yes: bool) -> None:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 CACHE = ".manifest.json"  # hashes by size and time of change: 13 GB are read once, not at every question
-SHARES = ("before.json", "after.json")
+EVALUATIONS = ("before.json", "after.json")
 WHAT_THERE_IS = ("data", "before.json", "adapter", "model", "merged", "after.json", "report.html")
 BLOCK = 1 << 20
 SECONDS_BETWEEN_WORDS = 2.0
@@ -87,11 +87,13 @@ def runs(store: Path) -> list[dict]:
         record = read_json(directory / "run.json")
         for key in ("recipe", "base_model", "versions"):
             record.pop(key, None)
-        matches = [(read_json(directory / name).get("exact_match") or {}).get("share") for name in SHARES]
+        evaluations = [read_json(directory / name) for name in EVALUATIONS]
+        matches = [(one.get("exact_match") or {}).get("share") for one in evaluations]
+        rouge = [(one.get("rouge") or {}).get("rougeL") for one in evaluations]
         has = [name for name in WHAT_THERE_IS if (directory / name).exists()]
         changed = max((directory / name).stat().st_mtime for name in (".", *has))
         found.append({"name": directory.name, "record": record, "bytes": size_of(directory), "exact_match": matches,
-                      "has": has, "changed": changed})  # fmt: skip
+                      "rouge": rouge, "has": has, "changed": changed})  # fmt: skip
     return found
 
 

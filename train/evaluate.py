@@ -1,4 +1,4 @@
-"""Measure a model on the held-out rows: validation loss, perplexity, exact match, sample answers.
+"""Measure a model on the held-out rows: validation loss, perplexity, exact match, ROUGE, sample answers.
 
     python -m train.evaluate --recipe R --model DIR [--adapter DIR] --data RUN/data --output RUN/after.json
 
@@ -25,6 +25,8 @@ from train.hardware import choose_dtype
 from train.libraries import set_up_libraries, without_bitsandbytes
 from train.prepared import TokenRows, load_prepared
 from train.recipe import load_recipe
+from train.rouge import in_words as rouge_in_words
+from train.rouge import rouge
 
 NO_ROWS = "the data has no validation rows, so there is no loss and there are no samples"
 COMPARED_ROWS = 64  # a wrong BOS would show in every row
@@ -58,7 +60,8 @@ def evaluate(recipe: SimpleNamespace, model_dir: Path, adapter: Path | None, dat
     result = {
         "model": str(model_dir), "adapter": str(adapter) if adapter else None,
         "dtype": str(dtype).removeprefix("torch."), "dtype_reason": reason,
-        "eval_loss": None, "perplexity": None, "tokens": 0, "exact_match": None, "samples": [],
+        "eval_loss": None, "perplexity": None, "tokens": 0, "exact_match": None, "rouge": None,
+        "samples": [],
     }  # fmt: skip
     if prepared.validation is None or len(prepared.validation) == 0:
         result["message"] = NO_ROWS
@@ -166,8 +169,8 @@ def batch_loss(model: Any, batch: list[dict[str, torch.Tensor]]) -> tuple[float,
 def answer_prompts(
     recipe: SimpleNamespace, model: Any, tokenizer: Any, prompts: list[dict[str, Any]], prefix: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Exact match over all prompts where the recipe asks for it, and the samples of the report."""
-    asked = prompts if recipe.exact_match else prompts[: recipe.generate_samples]
+    """Exact match and ROUGE over all prompts where the recipe asks for them, and the samples of the report."""
+    asked = prompts if recipe.exact_match or recipe.rouge else prompts[: recipe.generate_samples]
     if not asked:
         return {}
     texts = [prompt["prompt"] for prompt in asked]
@@ -183,6 +186,8 @@ def answer_prompts(
     if recipe.exact_match:
         matched = sum(matches(sample) for sample in samples)
         result["exact_match"] = {"matched": matched, "rows": len(samples), "share": matched / len(samples)}
+    if recipe.rouge:
+        result["rouge"] = rouge(*([sample[key] for sample in samples] for key in ("generated", "answer")))
     return result
 
 
@@ -200,6 +205,8 @@ def in_words(result: dict[str, Any]) -> str:
     if result["exact_match"]:
         exact = result["exact_match"]
         parts.append(f"exact match {exact['matched']} of {exact['rows']} ({exact['share']:.1%})")
+    if result["rouge"]:
+        parts.append(rouge_in_words(result["rouge"]))
     return f"{'; '.join(parts)}  [{result['seconds']} s]"
 
 

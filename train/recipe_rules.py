@@ -64,7 +64,7 @@ def check_data_keys(values: dict[str, Any]) -> Complaints:
                 f"rename one of: {fields}",
             )
     if data_format == "text":
-        for key in ("exact_match", "system_prompt"):
+        for key in ("exact_match", "rouge", "system_prompt"):
             if values.get(key):
                 yield key, "needs rows with a prompt and an answer, but data_format is text", "remove it"
         if values.get("use_chat_template") is True:
@@ -141,7 +141,8 @@ def check_schedule_keys(values: dict[str, Any]) -> Complaints:
         if values.get(f"{what}_strategy") == "steps" and f"{what}_steps" not in values:
             yield f"{what}_strategy", f"is steps, but {what}_steps is missing", f"add {what}_steps"
     if not has_validation(values):
-        for key in ("eval_strategy", "eval_steps", "load_best_model_at_end", "max_eval_samples", "exact_match"):
+        for key in ("eval_strategy", "eval_steps", "load_best_model_at_end", "max_eval_samples", "exact_match",
+                    "rouge"):  # fmt: skip
             if values.get(key) and values[key] != "no":
                 yield key, "needs validation rows, and there are none", "add validation_size: 0.1 or validation_file"
     elif values.get("load_best_model_at_end", True):

@@ -18,6 +18,7 @@ from train.errors import InputError, problem, run_program
 from train.recipe import load_recipe
 from train.report_plots import Series, bar_chart, line_chart, smoothed
 from train.report_ranks import rank_rows
+from train.report_tasks import read_tasks, task_rows
 
 TEMPLATE = "report.html.j2"
 
@@ -84,6 +85,7 @@ def read_run(run: Path) -> facts.Run:
         "after": read_json(run / "after.json"),
         "merge": read_json(run / "merged" / "merge.json"),
         "quantised": [read_json(path) for path in sorted(run.glob("quantised-*bit/quantise.json"))],
+        "tasks": read_tasks(run),
     }
 
 
@@ -122,6 +124,7 @@ def page_parts(content: facts.Run, run: Path) -> dict[str, Any]:
         "charts": charts(content),
         "lengths": bar_chart("Lengths of the rows", **check["histogram"]) if check and "histogram" in check else "",
         "samples": facts.sample_pairs(content),
+        "tasks": task_rows(content["tasks"]),
         "checks": facts.checks(content),
         "ranks": rank_rows(content),
         "recipe": facts.recipe_rows(content),

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from train.recipe import schema
+from train.rouge import NAMES
 
 Run = dict[str, Any]
 
@@ -36,6 +37,7 @@ def judged(run: Run) -> Iterator[tuple[str, str]]:
         yield tone_of(new - old), f"Exact match {moved(old, new)} {from_to(percent(old), percent(new))} {rows}"
     elif exact[1]:
         yield "good", f"Exact match is {percent(exact[1]['share'])} on {exact[1]['rows']:,} held-out rows"
+    yield from rouge_sentence(*(evaluation.get("rouge") for evaluation in (before, after)))
     if None not in loss:
         figures = from_to(f"{loss[0]:.3g}", f"{loss[1]:.3g}")
         yield tone_of(loss[0] - loss[1]), f"Validation loss {moved(loss[0], loss[1], 'fell')} {figures}"
@@ -46,6 +48,18 @@ def judged(run: Run) -> Iterator[tuple[str, str]]:
     else:
         yield "unsure", after.get("message") or "There are no validation rows, so nothing tells how good the result is"
     yield merge_sentence(run)
+
+
+def rouge_sentence(old: dict[str, Any] | None, new: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """Tone and sentence about ROUGE-L, where it was measured."""
+    if not new:
+        return
+    rows = f"on {new['rows']:,} held-out rows"
+    if not old:
+        yield "good", f"ROUGE-L is {new['rougeL']:.3f} {rows}"
+        return
+    was, now = old["rougeL"], new["rougeL"]
+    yield tone_of(now - was), f"ROUGE-L {moved(was, now)} {from_to(f'{was:.3f}', f'{now:.3f}')} {rows}"
 
 
 def learned_nothing(run: Run) -> bool:
@@ -100,6 +114,11 @@ def figures(run: Run) -> list[dict[str, str]]:
         new, old = after["exact_match"], before.get("exact_match")
         value = arrow(old and percent(old["share"]), percent(new["share"]))
         found.append(("exact match", value, f"{new['matched']:,} of {new['rows']:,} held-out answers to the letter"))
+    if after.get("rouge"):
+        new, old = after["rouge"], before.get("rouge")
+        for key, name in NAMES.items():
+            note = f"mean F1 over {new['rows']:,} held-out answers"
+            found.append((name, arrow(old and f"{old[key]:.3f}", f"{new[key]:.3f}"), note))
     for key, name in (("eval_loss", "validation loss"), ("perplexity", "perplexity")):
         if after.get(key) is not None:
             old = before.get(key)

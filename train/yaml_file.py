@@ -8,10 +8,13 @@ import yaml
 from train.errors import InputError, problem
 
 
-def read_mapping(path: Path, kind: str, line_fix: str, empty_fix: str) -> tuple[dict[str, Any], yaml.MappingNode]:
+def read_mapping(
+    path: Path, kind: str, line_fix: str, empty_fix: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader
+) -> tuple[dict[str, Any], yaml.MappingNode]:
     """The mapping in a YAML file, and the same as nodes with their places.
 
-    `kind` is the file's usual name; the fixes are for text that is no YAML and YAML without keys. Raises InputError.
+    `kind` is the file's usual name; the fixes are for text that is no YAML and YAML without keys; a `loader` may know
+    more tags. Raises InputError.
     """
     try:
         text = path.read_text()
@@ -20,8 +23,8 @@ def read_mapping(path: Path, kind: str, line_fix: str, empty_fix: str) -> tuple[
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(problem(path, "", f"cannot be read: {error}", "make it a readable UTF-8 text file")) from None
     try:
-        values = yaml.safe_load(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.load(text, Loader=loader)
+        node = yaml.compose(text, Loader=loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else path

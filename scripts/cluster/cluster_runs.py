@@ -45,6 +45,7 @@ def joined(records: list[dict], jobs: list[Job]) -> list[dict]:
             "started": told.get("started") or (job.created if job else ""),
             "eval_loss": [told.get("training", {}).get(key) for key in ("eval_loss_first", "best_eval_loss")],
             "exact_match": record.get("exact_match", [None, None]),
+            "rouge": record.get("rouge", [None, None]),
             "bytes": record.get("bytes", 0),
             "has": record.get("has", []),
             "path": f"{STORE}/runs/{name}" if record else f"{bucket['url'].rstrip('/')}/runs/{name}" if bucket else "",
@@ -56,15 +57,16 @@ def joined(records: list[dict], jobs: list[Job]) -> list[dict]:
 def lines(entries: list[dict]) -> list[str]:
     """The table that a person reads."""
     wide = max(len(entry["name"]) for entry in entries) + 2
-    head = (
-        f"{'run':{wide}}{'started':18}{'state':12}{'job':12}{'validation loss':20}{'exact match':14}{'size':>9}  files"
-    )
+    with_rouge = any(value is not None for entry in entries for value in entry["rouge"])
+    head = f"{'run':{wide}}{'started':18}{'state':12}{'job':12}{'validation loss':20}{'exact match':14}"
+    head += f"{'ROUGE-L' if with_rouge else '':{16 * with_rouge}}{'size':>9}  files"
     rows = []
     for entry in entries:
         loss, match = arrow(*entry["eval_loss"], "{:.4f}"), arrow(*entry["exact_match"], "{:.0%}")
         started = entry["started"][:16].replace("T", " ")
         what = f"{entry['name']:{wide}}{started:18}{entry['state']:12}{entry['job'] or 'gone':12}"
-        rows.append(f"{what}{loss:20}{match:14}{size(entry['bytes']):>9}  {entry['path'] or 'none'}")
+        rouge = f"{arrow(*entry['rouge'], '{:.3f}'):16}" if with_rouge else ""
+        rows.append(f"{what}{loss:20}{match:14}{rouge}{size(entry['bytes']):>9}  {entry['path'] or 'none'}")
     return [head, *rows]
 
 

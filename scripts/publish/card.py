@@ -11,6 +11,7 @@ from scripts.publish.licence import Judgement
 from scripts.publish.origin import Origin, local_name
 from train import report_facts as facts
 from train.recipe import dump_recipe, schema
+from train.rouge import NAMES
 from train.yaml_file import read_mapping
 
 TEMPLATE = "card.md.j2"
@@ -118,6 +119,9 @@ def before_after(parts: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield (name, *(facts.short(one[key]) if one.get(key) is not None else "unknown" for one in both))
     if any(one.get("exact_match") for one in both):
         yield ("exact match", *(matched(one.get("exact_match")) for one in both))
+    if any(one.get("rouge") for one in both):
+        for key, name in NAMES.items():
+            yield (name, *(f"{one['rouge'][key]:.3f}" if one.get("rouge") else "unknown" for one in both))
 
 
 def matched(found: dict[str, Any] | None) -> str:

@@ -16,7 +16,7 @@ from train.recipe import apply_settings, complaints_about, with_defaults
 from train.recipe_rules import has_validation
 
 SHOWN = 4  # points that a message names
-TRIED = {"eval_loss": "validation loss", "exact_match": "exact match"}  # the metrics, in words
+TRIED = {"eval_loss": "validation loss", "exact_match": "exact match", "rouge": "ROUGE-L"}  # the metrics, in words
 # Keys that also decide which rows or tokens are validated; seed draws the rows where they are split off.
 SAME_ROWS = ("model_name_or_path", "seed", "validation_size", "validation_file", "dataset_name", "train_file",
              "max_eval_samples", "max_length", "overlong", "train_on_inputs", "data_format", "row_filter")  # fmt: skip
@@ -81,11 +81,11 @@ def check_metric(metric: str, values: dict[str, Any]) -> Iterable[tuple[str, str
     """What a recipe lacks for the best point to be known."""
     if not has_validation(values):
         yield "metric", f"is {metric}, which needs validation rows", "add validation_size: 0.1 or validation_file"
-    elif metric == "exact_match" and not values.get("exact_match"):
+    elif metric != "eval_loss" and not values.get(metric):
         yield (
             "metric",
-            "is exact_match, which the recipe does not count",
-            "add exact_match: true to the recipe or by SET",
+            f"is {metric}, which the recipe does not count",
+            f"add {metric}: true to the recipe or by SET",
         )
 
 

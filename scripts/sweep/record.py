@@ -15,6 +15,7 @@ from train.errors import InputError, problem
 from train.files import write_json
 
 ENDING = ".sweep.json"
+COUNTED = {"exact_match": "share", "rouge": "rougeL"}  # metrics with several figures: the one that decides
 HERE, CLUSTER = "here", "cluster"
 
 
@@ -64,14 +65,14 @@ def metric_of(run: Path, metric: str) -> float | None:
     if not path.is_file():
         return None
     found = json.loads(path.read_text()).get(metric)
-    value = found["share"] if isinstance(found, dict) else found
+    value = found[COUNTED[metric]] if isinstance(found, dict) else found
     return value if value is not None and math.isfinite(value) else None
 
 
 def best_of(values: list[float | None], metric: str) -> int | None:
     """Which of these is the best; None where none is known."""
     known = [number for number, value in enumerate(values) if value is not None]
-    if metric == "exact_match":
+    if metric in COUNTED:
         return max(known, key=lambda number: values[number], default=None)
     return min(known, key=lambda number: values[number], default=None)
 

@@ -13,7 +13,8 @@ from scripts.cluster.names import RUNTIMES
 
 ROOT = Path(__file__).resolve().parents[2]
 KUSTOMIZE = ROOT / "kustomize"
-FILES = sorted(KUSTOMIZE.rglob("*.yaml"))
+FILES = sorted(path for path in KUSTOMIZE.rglob("*.yaml") if path.parent.name != "tasks")  # those are make eval's
+MAKES = {"sweep.yaml", "tasks"}  # for make sweep and make eval, which an overlay may have; no cluster sees them
 COMPONENTS = sorted((KUSTOMIZE / "components").iterdir())
 BESIDE = [KUSTOMIZE / name for name in ("base", "fetch", "serve", "serve-s3", "serve-transformers", "serve-vllm")]
 OF_FETCHES = ("hub-token", "proxy", "pull-secret")  # components that concern the job that fetches, too
@@ -48,7 +49,7 @@ def test_every_file_is_used_and_every_used_file_is_there(directory):
     used |= set(whole.get("resources", []))
     used |= {one["path"] for key in ("patches", "replacements") for one in whole.get(key, [])}
     used |= {name for one in whole.get("configMapGenerator", []) for name in one["files"]}
-    assert {path.name for path in directory.iterdir()} - {"sweep.yaml"} == used  # that one is for make sweep
+    assert {path.name for path in directory.iterdir()} - MAKES == used
 
 
 def objects_of(directory: Path) -> list[Path]:
@@ -65,7 +66,7 @@ def test_an_object_has_a_file_of_its_own_named_for_kind_and_name(directory):
 
 @pytest.mark.parametrize("directory", OVERLAYS, ids=lambda path: path.name)
 def test_an_overlay_is_three_files_with_the_base_first_and_the_runtime_last(directory):
-    files = {path.name for path in directory.iterdir()} - {"sweep.yaml"}  # which an overlay may have
+    files = {path.name for path in directory.iterdir()} - MAKES
     assert files == {"kustomization.yaml", "train.yaml", "cluster.yaml"}
     whole = kustomization(directory)
     assert whole["components"][0] == "../../base"

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from scripts import own_venv
 from scripts.bench import equipment, install, setting, watch
 from scripts.bench.bench import parse_arguments
 from scripts.bench.race import figures, make_job, read_facts
@@ -115,14 +116,19 @@ def test_the_key_holds_every_module_of_the_benchmark_that_measures(tmp_path, mon
 
 def test_only_fresh_installs_the_others_anew(tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(install, "PLACE", install.ROOT / "build" / "not-there")
-    monkeypatch.setattr(install, "VERSIONS", tmp_path / "versions.json")
-    monkeypatch.setattr(install, "installed", lambda: {"trl": "1.17.0"})
-    monkeypatch.setattr(
-        install.subprocess, "run", lambda command, **_: commands.append(command) or SimpleNamespace(returncode=0)
-    )
+    others = replace(install.OTHERS, place=tmp_path / "venv", room=0)
+    others.place.mkdir()
+
+    def record(command, **_):
+        commands.append(command)
+        others.place.mkdir(exist_ok=True)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(install, "OTHERS", others)
+    monkeypatch.setattr(own_venv, "installed", lambda venv: {"trl": "1.17.0"})
+    monkeypatch.setattr(own_venv.subprocess, "run", record)
     assert install.present() == {}
-    (tmp_path / "versions.json").write_text('{"trl": "1.16.0"}')
+    others.versions.write_text('{"trl": "1.16.0"}')
     assert install.install(fresh=False) == install.present() == {"trl": "1.16.0"}
     assert not commands
     assert install.install(fresh=True) == install.present() == {"trl": "1.17.0"}

@@ -125,3 +125,13 @@ def test_what_two_runs_are_told_apart_by_and_what_is_reproduced_arrives_whole(re
     given = arguments_of(recorder, "reproduce", RUN="a", TO="b", MODEL="my model", DATA="x y.json", UNTIL="train")
     assert given == [*start, "a", "--runs-dir", "runs", "--to", "b", "--model", "my model", "--data", "x y.json",
                      "--until", "train"]  # fmt: skip
+
+
+def test_make_eval_splits_its_tasks_and_passes_no_empty_word(recorder):
+    start = ["-m", "scripts.eval.eval"]
+    given = arguments_of(recorder, "eval", TASKS="a* b", RUN="my run", ALLOW="code", LIMIT_ROWS="5")
+    assert given == [*start, "--tasks", "a*", "b", "--run", "my run", "--allow", "code", "--on", "here",
+                     "--limit-rows", "5", "--runs-dir", "runs"]  # fmt: skip
+    assert arguments_of(recorder, "eval") == [*start, "--allow", "", "--on", "here", "--runs-dir", "runs"]
+    assert arguments_of(recorder, "eval-remove", RUN="a") == [*start, "--remove", "--run", "a", "--runs-dir", "runs"]
+    assert arguments_of(recorder, "eval-remove", YES="1") == [*start, "--remove", "--runs-dir", "runs", "--yes"]

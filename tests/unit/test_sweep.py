@@ -205,7 +205,8 @@ def kept(tmp_path: Path, runs: Path, **values) -> dict:
 def finish(run: Path, loss: float, share: float) -> None:
     run.mkdir(parents=True)
     (run / "report.html").write_text("")
-    (run / "after.json").write_text(json.dumps({"eval_loss": loss, "exact_match": {"share": share}}))
+    (run / "after.json").write_text(json.dumps({"eval_loss": loss, "exact_match": {"share": share},
+                                                "rouge": {"rougeL": share}}))  # fmt: skip
 
 
 def test_an_edited_sweep_is_another_one_and_the_newest_is_found(tmp_path):
@@ -230,7 +231,9 @@ def test_a_sweep_that_is_not_there_is_refused_with_those_that_are(tmp_path):
         record.load_record(tmp_path / "runs", "demo", record.CLUSTER, "finetune")
 
 
-@pytest.mark.parametrize(("metric", "best", "figure"), [("eval_loss", 3, "1.2500"), ("exact_match", 2, "50.0%")])
+@pytest.mark.parametrize(
+    ("metric", "best", "figure"), [("eval_loss", 3, "1.2500"), ("exact_match", 2, "50.0%"), ("rouge", 2, "0.5000")]
+)
 def test_the_table_marks_the_best_of_what_is_done(tmp_path, metric, best, figure):
     made = kept(tmp_path, tmp_path / "runs", grid={"lora_r": [8, 16, 32, 64]}, metric=metric)
     for number, loss in enumerate([float("nan"), 1.5, 1.25]):
