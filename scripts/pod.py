@@ -35,7 +35,6 @@ from train.orphans import LAUNCHER_PID
 CONFIG = Path(os.environ.get("CONFIG", "/etc/finetune"))
 TERMINATION = Path("/dev/termination-log")  # the kubelet shows it as the container's last message
 EXIT_LEFT = 143
-SECONDS_TO_SAY_SO = 5
 SECONDS_UNTIL_ADVICE = 60.0
 ADVICE = (
     "waiting for the first pod, {leader}, which has not answered for {seconds} s. If it is "
@@ -57,7 +56,8 @@ def main() -> int:
         with nursery_of(place) as nursery:
             listen()
             serve_metrics(place, overlay)
-            with told_at_the_end(address if place.leads else "", place.directory, overlay):
+            name = "" if place.leads else f"pod {place.index} on {place.node or 'its node'}"
+            with told_at_the_end(address, place.directory, overlay, name):
                 return lead(place, nursery) if place.leads else follow(place, nursery)
     except InputError as error:
         report_problems(error)
@@ -205,11 +205,15 @@ def follow(place: Place, nursery: Nursery | None) -> int:
 
 
 def wait_for_end(place: Place) -> None:
-    """Stay until the run is complete: an elastic PyTorchJob is over, and all its pods go, when any of them succeeds."""
+    """Stay until the run is complete and the first pod has ended, after it has told so.
+
+    An elastic PyTorchJob is over, and all its pods go, when any of them succeeds.
+    """
     tell("waiting", **{"for": "the first pod to merge and report", "seconds": 0})
     while run_status(place.directory) != "complete":
         time.sleep(2)
-    time.sleep(SECONDS_TO_SAY_SO)  # so that the first pod can say that it is done
+    while answers(place.leader, PORT):
+        time.sleep(1)
 
 
 def wait_for_leader(place: Place) -> bool:

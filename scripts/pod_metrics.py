@@ -52,6 +52,9 @@ NAMES = {
     "eval_loss": "validation_loss",
 }  # in an event: the gauge
 PROGRESS = ("step", "validation", "checkpoint")
+# Behind one of these other processes may compute, fewer or more, and the time since the last step was no step's.
+ANEW = ("start", "restart", "resumed", "stage")
+OF_PROCESSES = ("slowest_rank", "slowest_rank_ratio")
 
 
 class Figures:
@@ -63,6 +66,8 @@ class Figures:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.stage = ""
         self.starts = 0
+        self.anew = True  # no step was told since one of ANEW
+        self.announced = False  # it was told that the training is started again, and not yet from where
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Take one event's figures over."""
@@ -70,6 +75,9 @@ class Figures:
         told = {name: float(event[key]) for key, name in NAMES.items() if key in event}
         losses = [value for name, value in told.items() if name.endswith("loss")]
         self.counters["non_finite_losses"] += sum(not math.isfinite(loss) for loss in losses)
+        if what in ANEW:
+            self.anew = True
+            self.gauges = {name: value for name, value in self.gauges.items() if name not in OF_PROCESSES}
         if what in PROGRESS or (what == "stage" and event.get("state") == "started"):
             told["last_progress_timestamp_seconds"] = when
         if what == "step":
@@ -84,14 +92,19 @@ class Figures:
         elif what in ("restart", "start"):
             self.starts += what == "start"
             self.counters["restarts"] += what == "restart" or self.starts > 1
+            self.announced = True
+        elif what == "resumed":  # unannounced where torchrun lets a pod that is back join in
+            self.counters["restarts"] += not self.announced
+            self.announced = False
         self.gauges |= told
 
     def of_step(self, event: Mapping[str, Any], when: float) -> dict[str, float]:
         """What a step says besides its figures."""
         told = {"last_step_timestamp_seconds": when}
         before, last = self.gauges.get("step"), self.gauges.get("last_step_timestamp_seconds")
-        if before is not None and last is not None and event["step"] > before:
+        if not self.anew and event["step"] > before:
             told["step_seconds"] = (when - last) / (event["step"] - before)
+        self.anew = self.announced = False
         if "memory_gb" in event:
             told["memory_bytes"] = event["memory_gb"] * 1e9
         return told

@@ -20,6 +20,7 @@ from typing import Any
 
 from train.errors import InputError, problem, run_program
 from train.layout import Layout
+from train.run_names import RECORD, find_run, is_name, known_runs, no_such_run
 from train.stored import MANIFEST
 
 # What a run's result does not depend on: keys that may differ without making it another run.
@@ -81,15 +82,13 @@ def lock_run(run: Path) -> Iterator[int]:
 
 def find_runs(runs: Path, names: list[str], variable: str = "RUN") -> list[Path]:
     """The directories of runs by their names. Raises InputError with each name that is none, and those there are."""
-    known = ", ".join(sorted(path.parent.name for path in runs.glob("*/run.json"))) or "none; make run makes one"
     problems = []
     for name in dict.fromkeys(names):
-        if not name or Path(name).name != name or not (runs / name).is_dir():
-            fix = f"there are: {known}; a run on a cluster comes here first: make results RUN={name}"
-            problems.append(problem(variable, name or "(empty)", f"is no run in {runs}", fix))
-        elif not (runs / name / "run.json").is_file():
-            fix = f"make the run again (make run), or copy it whole from where it is; there are: {known}"
-            problems.append(problem(variable, name, f"has no record: {runs / name / 'run.json'} is not there", fix))
+        if not is_name(name) or not (runs / name).is_dir():
+            problems.append(no_such_run(runs, name, variable))
+        elif not (runs / name / RECORD).is_file():
+            fix = f"make the run again (make run), or copy it whole from where it is; there are: {known_runs(runs)}"
+            problems.append(problem(variable, name, f"has no record: {runs / name / RECORD} is not there", fix))
     if problems:
         raise InputError(problems)
     return [runs / name for name in names]
@@ -169,10 +168,7 @@ def evaluated(path: Path) -> dict[str, float | None]:
 
 def delete_run(runs: Path, name: str, yes: bool) -> None:
     """Remove a run's directory for good, after a question or an explicit word. Raises InputError if it may not go."""
-    run = runs / name
-    if not name or Path(name).name != name or not (run / "run.json").is_file():
-        known = ", ".join(sorted(path.parent.name for path in runs.glob("*/run.json"))) or "none"
-        raise InputError(problem("RUN", name or "(empty)", f"is no run in {runs}", f"there are: {known}"))
+    run = find_run(runs, name, elsewhere="one on a cluster goes by make delete-run ON=cluster RUN={name}")
     if is_held(run):
         raise InputError(problem(run, "", "is being worked on", "stop it first (Ctrl-C where it runs)"))
     size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +27,7 @@ from train.stored import read_json
 VARIABLE = "TUNEFLEET_WEBHOOK"
 PAUSES = (1.0, 4.0)  # seconds between the three tries
 TIMEOUT = 10.0
+TOLD = ".told"  # in a run's directory once its end was told
 NOT_NOW = (408, 425, 429)  # refusals that may be none the next time; any of 500 and more too
 
 
@@ -59,23 +61,62 @@ def take_address(environment: MutableMapping[str, str] = os.environ) -> str:
 
 
 @contextlib.contextmanager
-def told_at_the_end(address: str, run: Path, overlay: str) -> Iterator[None]:
-    """Send a message when the block ends and with it the run; none where it was asked to leave, for it goes on."""
-    was_complete = run_status(run) == "complete"
+def told_at_the_end(address: str, run: Path, overlay: str, pod: str = "") -> Iterator[None]:
+    """Send one message when the block ends and with it the run; none where it was asked to leave, for it goes on.
+
+    `pod` names one that does not lead. When it fails for good, the job is over and the leader is asked to leave before
+    it knows why: so it tells that itself, and nothing else.
+    """
+    if not pod and run_status(run) != "complete":
+        with contextlib.suppress(OSError):
+            (run / TOLD).unlink(missing_ok=True)  # it has failed before, and is tried again
+
+    def say(status: str, reason: str = "") -> None:
+        if not address:
+            return
+        with asked_to_leave_later():
+            if is_first(run):
+                send(address, message(run, overlay, status, f"{pod}: {reason}" if pod else reason))
+
     try:
         yield
     except Ended as ended:
         if ended.status != 143:
-            send(address, message(run, overlay, "failed", str(ended)))
+            say("failed", str(ended))
         raise
     except InputError as error:
-        send(address, message(run, overlay, "failed", in_one_line(error.problems[0])))
+        say("failed", in_one_line(error.problems[0]))
         raise
     except OSError as error:
-        send(address, message(run, overlay, "failed", error.strerror or type(error).__name__))
+        say("failed", error.strerror or type(error).__name__)
         raise
-    if not was_complete and run_status(run) == "complete":
-        send(address, message(run, overlay, "complete", ""))
+    # Also where it was complete when this pod began: the one before may have been asked to leave before it told.
+    if not pod and run_status(run) == "complete":
+        say("complete")
+
+
+def is_first(run: Path) -> bool:
+    """Whether no pod of the run has told its end yet; from now on one has."""
+    try:
+        os.close(os.open(run / TOLD, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    except OSError:  # a store that is full or gone may be just what there is to tell
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def asked_to_leave_later() -> Iterator[None]:
+    """SIGTERM is passed over: the pod ends with the block, and a message takes at most some half a minute.
+
+    Some operators end all pods of a job at once when one of them has ended.
+    """
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def message(run: Path, overlay: str, status: str, reason: str) -> dict:

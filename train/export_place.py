@@ -14,6 +14,7 @@ from typing import Any
 
 from train.errors import InputError, problem
 from train.files import sync
+from train.run_names import find_run, known_runs
 
 RECORD = "export.json"  # lies in every export and says that it is one
 MADE_BY = "tunefleet export"
@@ -62,9 +63,7 @@ def find_source(run: str, model: str, runs: Path) -> Source:
         raise InputError(problem("RUN and MODEL", "", what, fix))
     home = None
     if run:
-        home = runs / run
-        if Path(run).name != run or not (home / "run.json").is_file():
-            raise InputError(problem("RUN", run, f"is no run in {runs}", f"there are: {known_runs(runs)}"))
+        home = find_run(runs, run)
         directory = next((home / name for name in ("merged", "model") if (home / name).is_dir()), None)
         if directory is None:
             fix = 'go on with it: the same make run, with SET="merge=true" where its recipe says merge: false'
@@ -89,11 +88,6 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not any(directory.glob("*.safetensors")):
         raise InputError(problem(directory, "", "has no .safetensors", "give a model with safetensors weights"))
     return config
-
-
-def known_runs(runs: Path) -> str:
-    """The names of the runs there are."""
-    return ", ".join(sorted(path.parent.name for path in runs.glob("*/run.json"))) or "none"
 
 
 def target_of(source: Source, name: str) -> Path:

@@ -1,13 +1,16 @@
 """Read a GGUF file by transformers' own reader and compare it with the model it was made of.
 
-    python -m train.gguf_check --gguf FILE --model DIR [--prompts RUN/data/validation_prompts.jsonl]
+    python -m train.gguf_check --gguf FILE --model DIR [--data RUN/data]
 
-A process of its own, so that nothing of the writing is left. The last line printed is a JSON list of checks.
+A process of its own, so that nothing of the writing is left. The last line printed is JSON: the checks, and the figures
+of both.
 """
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,14 +18,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from train.data_tokens import load_codec
 from train.errors import run_program
+from train.evaluate import read_prompts
+from train.export_measure import measure_loaded
+from train.files import PROMPTS
 from train.libraries import set_up_libraries
 from train.model import load_model
 
-PROMPTS = 8
+ASKED = 8  # held-out prompts
 TEXTS = ["Hello, world! It's 3 o'clock.", "  two  spaces\nand 1234 Straße: ok", "the end"]
 # Largest distance of a weight, relative to the greatest of its tensor; q8_0: half a step of 127, and its scale in f16.
 WEIGHTS = {16: 2**-11, 8: 0.5 / 127 + 2**-11}
 LOGITS = {16: 2e-3, 8: 0.1}  # relative distance of all logits in float32
+PERPLEXITY = {16: 0.001, 8: 0.01}  # how much greater it may be
 
 
 def main() -> None:
@@ -30,26 +37,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare a GGUF file with the model it was made of.")
     parser.add_argument("--gguf", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--prompts", type=Path)
+    parser.add_argument("--data", type=Path)
     given = parser.parse_args()
     set_up_libraries()
-    print(json.dumps(compare(given.gguf, given.model, read_texts(given.prompts))))
+    both = load_both(given.gguf, given.model)
+    prompts = read_prompts(given.data / PROMPTS)[:ASKED] if given.data else []
+    checks = compare(both, [*(prompt["prompt"] for prompt in prompts), *TEXTS])
+    figures = measure_both(both, given.data)
+    checks += check_answers(figures["model"], figures["gguf"], both.bits)
+    print(json.dumps({"checks": checks, "figures": figures}))
 
 
-def read_texts(path: Path | None) -> list[str]:
-    """Held-out prompts of the run, or a few texts."""
-    if path is None or not path.is_file():
-        return TEXTS
-    return [json.loads(line)["prompt"] for line in path.read_text(encoding="utf-8").splitlines()[:PROMPTS]] + TEXTS
-
-
-def compare(path: Path, directory: Path, texts: list[str]) -> list[dict[str, Any]]:
-    """The checks: name, passed, figure."""
+def load_both(path: Path, directory: Path) -> SimpleNamespace:
+    """The model as it is and as transformers' reader reads it from the file, in float32; the file's kind and stops."""
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
-    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
-    own = load_model(directory, torch.float32, "eager").eval()  # Gemma 2 has no other attention
+    kinds = {tensor.tensor_type.name for tensor in reader.tensors}
     # The reader knows no head_dim of Qwen 3 and no eps of some; the model's own config is what the names fit to.
     read = AutoModelForCausalLM.from_pretrained(
         path.parent,
@@ -58,13 +62,39 @@ def compare(path: Path, directory: Path, texts: list[str]) -> list[dict[str, Any
         dtype=torch.float32,
         attn_implementation="eager",
     ).eval()
-    codec = load_codec(directory)
+    return SimpleNamespace(
+        path=path,
+        directory=directory,
+        own=load_model(directory, torch.float32, "eager").eval(),  # Gemma 2 has no other attention
+        read=read,
+        codec=load_codec(directory),
+        bits=8 if "Q8_0" in kinds else 16,
+        stops=stops_of(reader),
+    )
+
+
+def compare(both: SimpleNamespace, texts: list[str]) -> list[dict[str, Any]]:
+    """The checks: name, passed, figure."""
     return [
-        check_weights(own, read, "Q8_0" in kinds.values()),
-        check_tokens(path, codec.tokenizer, texts),
-        check_logits(own, read, codec, texts, 8 if "Q8_0" in kinds.values() else 16),
-        check_stops(reader, codec),
+        check_weights(both.own, both.read, both.bits == 8),
+        check_tokens(both.path, both.codec.tokenizer, texts),
+        check_logits(both.own, both.read, both.codec, texts, both.bits),
+        check_stops(both.stops, both.codec),
     ]
+
+
+def measure_both(both: SimpleNamespace, data: Path | None) -> dict[str, dict[str, Any]]:
+    """The figures of model and file, both computed in float32."""
+    both.read.generation_config.eos_token_id = both.stops  # what ends an answer stands in the file alone
+    sizes = {"model": size_of(both.directory.glob("*.safetensors")), "gguf": size_of([both.path])}
+    models = {"model": both.own, "gguf": both.read}
+    tokenizer = both.codec.tokenizer
+    return {name: measure_loaded(model, tokenizer, data) | {"size": sizes[name]} for name, model in models.items()}
+
+
+def size_of(paths: Iterable[Path]) -> int:
+    """Bytes of some files."""
+    return sum(path.stat().st_size for path in paths)
 
 
 def config_for_reader(directory: Path) -> Any:
@@ -120,16 +150,31 @@ def check_logits(own: Any, read: Any, codec: Any, texts: list[str], bits: int) -
     return {"check": "logits", "passed": relative <= LOGITS[bits], "figure": figure}
 
 
-def check_stops(reader: Any, codec: Any) -> dict[str, Any]:
-    """The stop tokens that llama.cpp will find in the file, and those of the model."""
-    keys = ("eos", "eot", "eom")
-    fields = {key: reader.get_field(f"tokenizer.ggml.{key}_token_id") for key in keys}
-    found = {int(field.parts[-1][0]) for field in fields.values() if field is not None}
-    missing = set(codec.stops) - found
-    figure = f"{sorted(found)} in the file, {sorted(codec.stops)} in the model"
+def stops_of(reader: Any) -> list[int]:
+    """The stop tokens that llama.cpp will find in the file."""
+    fields = (reader.get_field(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom"))
+    return sorted({int(field.parts[-1][0]) for field in fields if field is not None})
+
+
+def check_stops(found: list[int], codec: Any) -> dict[str, Any]:
+    """The stop tokens of the file, and those of the model."""
+    missing = set(codec.stops) - set(found)
+    figure = f"{found} in the file, {sorted(codec.stops)} in the model"
     # More than three have no key in GGUF; the Modelfile names them.
-    return {"check": "stops", "passed": found <= set(codec.stops) and len(missing) <= max(0, len(codec.stops) - 3),
+    return {"check": "stops", "passed": set(found) <= set(codec.stops) and len(missing) <= max(0, len(codec.stops) - 3),
             "figure": figure}  # fmt: skip
+
+
+def check_answers(old: dict[str, Any], new: dict[str, Any], bits: int) -> list[dict[str, Any]]:
+    """How answers end, and the perplexity where there are rows to measure it on."""
+    figure = f"{new['stopped']} of {new['asked']} end by themselves, the model's {old['stopped']}"
+    checks = [{"check": "answers", "passed": new["stopped"] >= old["stopped"], "figure": figure}]
+    if old["perplexity"] is not None:
+        worse = new["perplexity"] / old["perplexity"] - 1
+        figure = f"{new['perplexity']:.4f}, the model's {old['perplexity']:.4f}: {worse:+.2%}"
+        checks.append({"check": "perplexity", "passed": worse <= PERPLEXITY[bits],
+                       "figure": f"{figure} (limit {PERPLEXITY[bits]:+.1%})"})  # fmt: skip
+    return checks
 
 
 if __name__ == "__main__":

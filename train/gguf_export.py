@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from train import export_place as place
+from train import export_table
 from train.errors import InputError, attempt, problem, run_program
 from train.files import write_json
 from train.gguf_tensors import ARCHITECTURES, add_shape, check_architecture, tensors
@@ -44,6 +45,7 @@ def main() -> int:
         return 0
     if place.is_same(target, source):
         print(f"{target}: exported before, of these very weights; make export-remove takes it away")
+        print(export_table.of_source(source))
         return 0
     config, words = judge(source, target, int(given.bits))
     with place.workplace(target) as aside:
@@ -52,16 +54,16 @@ def main() -> int:
         kinds = write_gguf(aside / FILE, config, words, source.model, int(given.bits))
         text, said = modelfile(source.model, words)
         (aside / "Modelfile").write_text(text)
-        proof = prove(aside / FILE, source)
+        proof, figures = prove(aside / FILE, source)
         size = (aside / FILE).stat().st_size
         record = {"made_by": place.MADE_BY, "format": "gguf", "bits": int(given.bits), "source": place.stamp(source),
-                  "size": size, "size_of_model": source.size, "tensors": kinds, "proof": proof, "stops": words.stops,
-                  "template": said, "gguf": version("gguf")}  # fmt: skip
+                  "size": size, "size_of_model": source.size, "tensors": kinds, "proof": proof, "figures": figures,
+                  "stops": words.stops, "template": said, "gguf": version("gguf")}  # fmt: skip
         write_json(aside / place.RECORD, record)
         place.put_in_place(aside, target)
     for check in proof:
         print(f" passed  {check['check']}: {check['figure']}")
-    print(f"Modelfile: {said}\n{target / FILE}: {size / 1e6:,.1f} MB (the model: {source.size / 1e6:,.1f} MB)")
+    print(f"Modelfile: {said}\n{export_table.of_source(source)}\nexported: {target / FILE}")
     return 0
 
 
@@ -140,20 +142,19 @@ def kind_of(name: str, tensor: torch.Tensor, bits: int) -> Any:
     return Kind.BF16 if tensor.dtype == torch.bfloat16 else Kind.F16
 
 
-def prove(path: Path, source: place.Source) -> list[dict[str, str]]:
-    """What a fresh process finds in the file. Raises InputError where that is not the model."""
-    words = ["--gguf", path, "--model", source.model]
-    words += ["--prompts", source.data / "validation_prompts.jsonl"] if source.data else []
+def prove(path: Path, source: place.Source) -> tuple[list[dict[str, str]], dict[str, dict]]:
+    """What a fresh process finds in the file, and its figures. Raises InputError where that is not the model."""
+    words = ["--gguf", path, "--model", source.model, *(["--data", source.data] if source.data else [])]
     found = place.in_fresh_process("train.gguf_check", *words, stdout=subprocess.PIPE)
     if found.returncode:
         what = f"the written file could not be read back (exit status {found.returncode}); its message stands above"
         raise InputError(problem(path, "", what, "nothing was kept; report this with the model's config.json"))
-    checks = json.loads(found.stdout.strip().split("\n")[-1])
-    failed = [check for check in checks if not check["passed"]]
+    told = json.loads(found.stdout.strip().split("\n")[-1])
+    failed = [check for check in told["checks"] if not check["passed"]]
     if failed:
         fix = "nothing was kept; convert it with llama.cpp's own script, and report this"
         raise InputError([problem(path, check["check"], f"failed: {check['figure']}", fix) for check in failed])
-    return checks
+    return told["checks"], told["figures"]
 
 
 if __name__ == "__main__":

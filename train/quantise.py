@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from train import export_place as place
+from train import export_table
 from train.errors import InputError, attempt, problem, run_program
 from train.files import write_json
 from train.libraries import set_up_libraries
 
 BITS = {"8": "W8A16", "4": "W4A16"}
 GROUP = 32  # weights that share a scale
-RECORD = "quantise.json"
 # How much greater the perplexity on the validation rows may become; docs/exporting.md says what was measured.
 LIMITS = {"8": 0.01, "4": 0.05}
 
@@ -46,19 +46,19 @@ def main() -> int:
         return 0
     if place.is_same(target, source):
         print(f"{target}: quantised before, of these very weights; make quantise-remove takes it away")
-        print(table(json.loads((target / RECORD).read_text())["figures"]))
+        print(export_table.of_source(source))
         return 0
     place.check_room(target, source.size)
     with place.workplace(target) as aside:
         quantise(source.model, aside / "model", given.bits)
         figures = {"model": measure(source.model, source, aside), "quantised": measure(aside / "model", source, aside)}
-        print(table(figures))
         objections = judge(figures, given.bits, target)
-        if objections and not given.force:
-            raise InputError(objections)
         record = {"bits": int(given.bits), "group_size": GROUP, "library": "auto-round", "limit": LIMITS[given.bits],
                   "figures": figures, "kept_in_spite_of": objections}  # fmt: skip
-        write_json(aside / "model" / RECORD, record)
+        print(export_table.of_source(source, target.name, record))
+        if objections and not given.force:
+            raise InputError(objections)
+        write_json(aside / "model" / export_table.QUANTISED, record)
         write_json(aside / "model" / place.RECORD, {"made_by": place.MADE_BY, "source": place.stamp(source)})
         place.put_in_place(aside / "model", target)
     print(f"quantised: {target}")
@@ -93,7 +93,7 @@ def measure(model: Path, source: place.Source, aside: Path) -> dict[str, Any]:
     """What a fresh process finds of a model: perplexity, stops, speed, size."""
     output = aside / "figures.json"
     words = ["--model", model, "--output", output, *(["--data", source.data] if source.data else [])]
-    if place.in_fresh_process("train.quantise_measure", *words).returncode:
+    if place.in_fresh_process("train.export_measure", *words).returncode:
         what = "could not be loaded or measured in a fresh process; its message stands above"
         raise InputError(problem(model, "", what, "nothing was kept; try the other BITS"))
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
@@ -114,20 +114,6 @@ def judge(figures: dict[str, dict], bits: str, target: Path) -> list[str]:
         what = f"{new['stopped']} of {new['asked']} answers end by themselves, the model's {old['stopped']}"
         problems.append(problem(target, "stops", what, fix))
     return problems
-
-
-def table(figures: dict[str, dict]) -> str:
-    """Both side by side."""
-    old, new = figures["model"], figures["quantised"]
-    rows = [("", "model", "quantised")]
-    for key, name, form in (("size", "size, MB", lambda value: f"{value / 1e6:,.2f}"),
-                            ("perplexity", "perplexity", lambda value: f"{value:.4f}"),
-                            ("stopped", f"ended by themselves of {old['asked']}", str),
-                            ("first_token", "first token, ms", lambda value: f"{value * 1e3:.1f}"),
-                            ("per_token", "each further token, ms", lambda value: f"{value * 1e3:.1f}"),
-                            ("tokens_per_second", "tokens/s", lambda value: f"{value:.1f}")):  # fmt: skip
-        rows.append((name, *("-" if one[key] is None else form(one[key]) for one in (old, new))))
-    return "\n".join(f"  {name:<28} {one:>12} {other:>12}" for name, one, other in rows)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from train import export_table
 from train import report_facts as facts
 from train.errors import InputError, problem, run_program
 from train.recipe import load_recipe
 from train.report_plots import Series, bar_chart, line_chart, smoothed
 from train.report_ranks import rank_rows
 from train.report_tasks import read_tasks, task_rows
+from train.run_names import known_runs
 
 TEMPLATE = "report.html.j2"
 
@@ -68,8 +70,7 @@ def write_page(path: Path, page: str) -> Path:
 def read_run(run: Path) -> facts.Run:
     """Everything the report is made of. Raises InputError for a directory that is no run, and for damaged files."""
     if not (run / "run.json").is_file() and not (run / "metrics.jsonl").is_file():
-        known = ", ".join(sorted(path.parent.name for path in run.parent.glob("*/run.json"))) or "none"
-        fix = f"give a run's directory; beside it there are: {known}"
+        fix = f"give a run's directory; beside it there are: {known_runs(run.parent)}"
         raise InputError(problem(run, "", "is no run: it holds neither run.json nor metrics.jsonl", fix))
     training = read_json(run / "training.json") or {}
     # The chain's record comes first; what it lacks (a cluster runs the programs without it) their own files tell.
@@ -84,7 +85,7 @@ def read_run(run: Path) -> facts.Run:
         "before": read_json(run / "before.json"),
         "after": read_json(run / "after.json"),
         "merge": read_json(run / "merged" / "merge.json"),
-        "quantised": [read_json(path) for path in sorted(run.glob("quantised-*bit/quantise.json"))],
+        "exports": export_table.rows(export_table.read_exports(run)),
         "tasks": read_tasks(run),
     }
 
@@ -194,6 +195,8 @@ def print_summary(run: Path) -> None:
     encoding = sys.stdout.encoding or "ascii"
     for name, said in lines:
         print(f"  {name.ljust(wide)}  {said}".encode(encoding, "replace").decode(encoding))
+    if content["exports"]:
+        print(f"\n{export_table.in_words(content['exports'])}")
     print()
 
 

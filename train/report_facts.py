@@ -128,20 +128,7 @@ def figures(run: Run) -> list[dict[str, str]]:
         value = arrow(short(training["train_loss_first"]), short(training["train_loss_last"]))
         found.append(("training loss", value, "first and last step"))
     found += speed_figures(run, training)
-    found += quantised_figures(run)
     return [{"name": name, "value": value, "note": note} for name, value, note in found]
-
-
-def quantised_figures(run: Run) -> Iterator[tuple[str, str, str]]:
-    """A key figure for each quantised model: its size beside the whole one's, and its perplexity."""
-    for record in run.get("quantised") or []:
-        old, new = record["figures"]["model"], record["figures"]["quantised"]
-        note = f"{new['tokens_per_second']:,.0f} tokens/s, the model {old['tokens_per_second']:,.0f}"
-        if new["perplexity"] is not None:
-            note = f"perplexity {short(old['perplexity'])} → {short(new['perplexity'])}; {note}"
-        if record["kept_in_spite_of"]:
-            note += "; kept with FORCE=1"
-        yield f"in {record['bits']} bits", f"{old['size'] / 1e6:,.2f} → {new['size'] / 1e6:,.2f} MB", note
 
 
 def speed_figures(run: Run, training: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

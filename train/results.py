@@ -110,6 +110,7 @@ def write_training_record(trainer, recipe, arguments, world: int, chosen: tuple,
             "hardware": describe_hardware(),
             "base_model": json.loads((run / BASE_RECORD).read_text()),
             "steps": state.global_step,
+            "resumed_from": resumed_from(steps),
             "seconds": round(seconds, 2),
             "seconds_to_first_step": next((line["since_start"] for line in steps[::-1] if "since_start" in line), None),
             "tokens": tokens,
@@ -124,6 +125,11 @@ def write_training_record(trainer, recipe, arguments, world: int, chosen: tuple,
             "ranks": ranks,
         },
     )
+
+
+def resumed_from(steps: list[dict]) -> list[int]:
+    """The steps of the checkpoints from which the training went on, of its lines in metrics.jsonl."""
+    return [line["step"] - 1 for line in steps if "since_start" in line and line["step"] > 1]
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,7 @@ from scripts.runs import lock_run
 from scripts.transfer_view import View, amount
 from train.errors import InputError, attempt, problem, run_program
 from train.report import read_run
+from train.run_names import find_run
 
 
 def main() -> int:
@@ -54,16 +55,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--on", default="here", help="here; a run on a cluster is copied first")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs lie")
     return parser.parse_args()
-
-
-def find_run(runs: Path, name: str) -> Path:
-    """The directory of the run. Raises InputError naming those there are."""
-    run = runs / name
-    if name and Path(name).name == name and (run / "run.json").is_file():
-        return run
-    known = ", ".join(sorted(path.parent.name for path in runs.glob("*/run.json"))) or "none"
-    fix = f"there are: {known}; a run on a cluster comes here first: make results RUN={name or '…'}"
-    raise InputError(problem("RUN", name or "(empty)", f"is no run in {runs}", fix))
 
 
 def publish(run: Path, target: Target, what: str, allowed: set[str]) -> int:

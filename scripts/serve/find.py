@@ -9,6 +9,7 @@ from scripts.runs import run_status
 from train.errors import InputError, problem
 from train.in_store import find_by_name
 from train.recipe import load_recipe
+from train.run_names import find_run
 from train.sources import check_model
 
 
@@ -36,10 +37,7 @@ def find_served(run: str, model: str, runs: Path) -> Served:
 
 def of_run(runs: Path, name: str) -> Served:
     """What a run made: merged, else every weight trained, else the adapter on its base."""
-    run = runs / name
-    if Path(name).name != name or not (run / "run.json").is_file():
-        known = ", ".join(sorted(path.parent.name for path in runs.glob("*/run.json"))) or "none; make run makes one"
-        raise InputError(problem("RUN", name, f"is no run in {runs}", f"there are: {known}"))
+    run = find_run(runs, name)
     recipe = load_recipe(run / "train.yaml")
     for made in ("merged", "model"):
         if (run / made).is_dir():

@@ -1,14 +1,17 @@
 """Asks the preflight on a real cluster, in this process, for the demo on an image that the nodes have."""
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from scripts.cluster.checks.answers import Answer
 from scripts.cluster.checks.everything import check
 from scripts.cluster.overlay import add_run_options, make_plan, render
-from tests.cluster.teams import image, kubectl
+from tests.cluster.teams import end_team, image, kubectl, make_team
 
 TEAM, BARE = "ft-preflight", "ft-preflight-bare"
 
@@ -43,3 +46,18 @@ def login(path: Path, account: str = "", namespace: str = TEAM, **cluster: str |
     config["clusters"][0]["cluster"] = {key: value for key, value in facts.items() if value is not None}
     path.write_text(json.dumps(config))
     return str(path)
+
+
+@contextlib.contextmanager
+def as_deployer(namespace: str, config: Path, prepare: Callable[[], object]) -> Iterator[None]:
+    """A namespace, prepared as its administrator, and kubectl led to it as its deployer; gone afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            make_team(namespace, "--deployers", f"serviceaccount:{namespace}/deployer")
+            kubectl("create", "serviceaccount", "deployer", "--namespace", namespace)
+            prepare()
+            patch.setenv("KUBECONFIG", login(config, "deployer", namespace))
+            yield
+        finally:
+            patch.undo()
+            end_team(namespace)

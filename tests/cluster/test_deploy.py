@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.preflight_asks import login
+from tests.cluster.preflight_asks import as_deployer
 from tests.cluster.runs import deploy, described, events, kubectl, make, read, wait_for_end, wait_for_step
-from tests.cluster.teams import end_team, make_team
 
 pytestmark = pytest.mark.cluster
 
@@ -33,17 +32,9 @@ PLACE = {"nodes": 1}
 @pytest.fixture(scope="module", autouse=True)
 def deployer(cluster, tmp_path_factory):
     """A namespace, and kubectl led to it as its deployer."""
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            make_team(TEAM, "--deployers", f"serviceaccount:{TEAM}/deployer")
-            kubectl(TEAM, "create", "serviceaccount", "deployer")
-            kubectl(TEAM, "exec", "deploy/data-access", "--", "sh", "-c", "rm -rf /store/runs/*")
-            config = login(tmp_path_factory.mktemp("login") / "config", "deployer", TEAM)
-            patch.setenv("KUBECONFIG", config)
-            yield
-        finally:
-            patch.undo()
-            end_team(TEAM)
+    empty = ["exec", "deploy/data-access", "--", "sh", "-c", "rm -rf /store/runs/*"]
+    with as_deployer(TEAM, tmp_path_factory.mktemp("login") / "config", lambda: kubectl(TEAM, *empty)):
+        yield
 
 
 @pytest.fixture(scope="module")

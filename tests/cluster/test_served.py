@@ -13,9 +13,9 @@ import time
 
 import pytest
 
-from tests.cluster.preflight_asks import login
+from tests.cluster.preflight_asks import as_deployer
 from tests.cluster.runs import ROOT, clean, kubectl, make
-from tests.cluster.teams import end_team, eventually, make_team, pod, reached
+from tests.cluster.teams import eventually, pod, reached
 
 pytestmark = pytest.mark.cluster
 
@@ -51,21 +51,16 @@ PYTHON = "/opt/venv/bin/python"
 @pytest.fixture(scope="module", autouse=True)
 def deployer(cluster, tmp_path_factory):
     """A namespace with two runs on its store, pods that ask, and kubectl led to it as its deployer."""
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            make_team(TEAM, "--deployers", f"serviceaccount:{TEAM}/deployer")
-            kubectl(TEAM, "create", "serviceaccount", "deployer")
-            kubectl(TEAM, "exec", "-i", "deploy/data-access", "--", "python", "-", given=WRITE.encode())
-            pods = [pod("asker", TEAM, {"tunefleet.io/chat": "allowed"}), pod("stranger", TEAM, {})]
-            kubectl(TEAM, "apply", "-f", "-", given=json.dumps(
-                {"apiVersion": "v1", "kind": "List", "items": pods}).encode())  # fmt: skip
-            kubectl(TEAM, "wait", "--for=condition=Ready", "pod/asker", "pod/stranger", "--timeout=120s")
-            config = login(tmp_path_factory.mktemp("login") / "config", "deployer", TEAM)
-            patch.setenv("KUBECONFIG", config)
-            yield
-        finally:
-            patch.undo()
-            end_team(TEAM)
+    with as_deployer(TEAM, tmp_path_factory.mktemp("login") / "config", runs_and_pods):
+        yield
+
+
+def runs_and_pods() -> None:
+    """Two runs on the store, and a pod that may ask and one that may not."""
+    kubectl(TEAM, "exec", "-i", "deploy/data-access", "--", "python", "-", given=WRITE.encode())
+    pods = [pod("asker", TEAM, {"tunefleet.io/chat": "allowed"}), pod("stranger", TEAM, {})]
+    kubectl(TEAM, "apply", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}).encode())
+    kubectl(TEAM, "wait", "--for=condition=Ready", "pod/asker", "pod/stranger", "--timeout=120s")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.hub.server import Hub
+from tests.hub.state import Hub
 from train import stored
 from train.files import hash_file
 

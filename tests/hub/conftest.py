@@ -8,7 +8,9 @@ from huggingface_hub import constants
 
 from scripts.fetch.hub import fetch
 from scripts.fetch.messages import FetchFailed
-from tests.hub.server import Hub
+from tests.hub.cases import add_model
+from tests.hub.server import serve
+from tests.hub.state import Hub
 from train.errors import InputError
 
 
@@ -26,6 +28,18 @@ def ask(tmp_path, monkeypatch) -> Callable[[Hub], None]:
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
     return lambda hub: monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return add_model(tmp_path / "hub")
+
+
+@pytest.fixture
+def hub(tmp_path, source, ask):
+    with serve(tmp_path / "hub") as running:
+        ask(running)
+        yield running
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 
 from scripts.artifacts import Here, mend, verify
 from tests.hub.cases import ROOT, add_model
-from tests.hub.server import Hub, serve
+from tests.hub.server import serve
+from tests.hub.state import Hub
 from train import stored
 from train.data_hub import find_dataset, read_dataset
 from train.in_store import fetch_command

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.hub.cases import add_model, assert_same, child_of, end_of, kill, published, start_fetch, wait_until
-from tests.hub.server import Hub, serve
+from tests.hub.server import serve
+from tests.hub.state import Hub
 
 ROUNDS, IN_A_ROUND = 3, 10
 SHARDS, SIZE, RATE = 4, 4_000_000, 8e6

@@ -22,7 +22,8 @@ from scripts.fetch import hub as fetching
 from scripts.fetch import model
 from scripts.fetch.hub import fetch
 from tests.hub.cases import add_files, add_model, end_of, start_fetch
-from tests.hub.server import Fault, serve
+from tests.hub.server import serve
+from tests.hub.state import Fault
 from train import stored
 from train.errors import InputError
 

@@ -1,11 +1,14 @@
 """The S3 server of these tests: their own from SHARED, since some tests stop it for a while."""
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import s3_server
+from s3_cases import MB
 
-from scripts.s3 import mirror
+from scripts.s3 import mirror, objects
 from scripts.s3.address import parse
 from scripts.s3.client import connect
 from train.files import write_json
@@ -82,3 +85,28 @@ def address(bucket):
 def quick(monkeypatch):
     monkeypatch.setattr(mirror, "SECONDS_BETWEEN_LOOKS", 0.05)
     monkeypatch.setattr(mirror, "PATIENCE", 1.0)
+
+
+@pytest.fixture
+def directory(tmp_path) -> Path:
+    """A small model with a folder in it."""
+    made = tmp_path / "model"
+    (made / "folder").mkdir(parents=True)
+    (made / "config.json").write_text('{"model_type": "llama"}')
+    (made / "folder" / "weights").write_bytes(random.Random(1).randbytes(3 * MB))
+    (made / "empty").touch()
+    return made
+
+
+@pytest.fixture
+def calls(monkeypatch) -> Counter:
+    """Counts the operations of every client that is made."""
+    counted = Counter()
+
+    def counting():
+        client = connect()
+        client.meta.events.register("before-call.s3.*", lambda model, **_: counted.update([model.name]))
+        return client
+
+    monkeypatch.setattr(objects, "connect", counting)
+    return counted

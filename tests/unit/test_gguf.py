@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from tests.tiny import ROOT, make_model
 from train import gguf_export
 from train.errors import InputError
-from train.gguf_check import TEXTS, compare
+from train.gguf_check import TEXTS, check_answers, compare, load_both
 from train.gguf_export import write_gguf
 from train.gguf_tensors import check_architecture, rope_factors
 from train.gguf_tokenizer import read_vocabulary, scores_of
@@ -79,7 +79,7 @@ def test_every_architecture_is_read_back_equal(tmp_path, name):
     assert check_architecture(config, model) == []
     path = tmp_path / "model.gguf"
     write_gguf(path, config, read_vocabulary(model, config.vocab_size), model, 16)
-    checks = compare(path, model, TEXTS)
+    checks = compare(load_both(path, model), TEXTS)
     assert [check["check"] for check in checks] == ["weights", "tokens", "logits", "stops"]
     assert [check for check in checks if not check["passed"]] == []
 
@@ -95,6 +95,30 @@ def test_eight_bits_are_within_a_step_and_smaller_and_the_same_again_does_nothin
     assert "exported before" in again.stdout
     assert export("--model", model, "--bits", 8, "--remove").returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
+
+
+FIGURES = {"perplexity": 2.0, "asked": 4, "stopped": 3}
+
+
+@pytest.mark.parametrize(
+    ("bits", "changes", "failed"),
+    [
+        (16, {"perplexity": 2.001}, []),
+        (8, {"perplexity": 2.019}, []),
+        (16, {"perplexity": 2.003}, ["perplexity"]),
+        (8, {"perplexity": 2.021}, ["perplexity"]),
+        (8, {"perplexity": float("nan"), "stopped": 2}, ["answers", "perplexity"]),
+        (8, {"stopped": 4}, []),
+    ],
+)
+def test_a_file_whose_answers_are_not_the_models_is_refused(bits, changes, failed):
+    checks = check_answers(FIGURES, FIGURES | changes, bits)
+    assert [check["check"] for check in checks if not check["passed"]] == failed
+
+
+def test_a_model_without_rows_is_judged_by_how_answers_end_alone():
+    without = FIGURES | {"perplexity": None}
+    assert [check["check"] for check in check_answers(without, without, 8)] == ["answers"]
 
 
 def test_the_file_carries_template_stops_and_flags(tmp_path):

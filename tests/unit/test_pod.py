@@ -262,6 +262,17 @@ def test_a_leader_that_prepares_for_long_is_no_cause_for_advice(waiting, capsys)
     assert waiting(50, 900, capsys) == []
 
 
+def test_the_pods_of_a_pytorchjob_stay_until_the_first_has_told_its_end_and_is_gone(place, monkeypatch):
+    """The operator ends all pods of an elastic job as soon as one has succeeded, also one that is telling."""
+    now = [0.0]
+    monkeypatch.setattr(pod.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(pod, "tell", lambda *_, **__: None)
+    monkeypatch.setattr(pod, "run_status", lambda run: "complete" if now[0] >= 60 else "incomplete, has data")
+    monkeypatch.setattr(pod, "answers", lambda host, port: (host, port) == (place.leader, pod.PORT) and now[0] < 95)
+    pod.wait_for_end(place)
+    assert now[0] == 95.0
+
+
 # ---- what it tells ----
 
 

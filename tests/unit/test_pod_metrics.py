@@ -87,6 +87,46 @@ def test_a_step_computed_again_after_a_restart_gives_no_negative_step_time():
     assert value("step_seconds") == 2.0 and value("step") == 10
 
 
+RESTART = {"time": 130.0, "event": "restart", "attempt": 1, "reason": "demo-1 has been silent for 30 s"}
+RESUMED = {"time": 190.0, "event": "resumed", "step": 15}
+NEXT = EVENTS[3] | {"time": 200.0, "step": 16}
+
+
+def test_a_run_that_goes_on_with_fewer_processes_says_no_more_of_one_that_is_gone():
+    """Rank 1 of two was slow, and its pod is lost: one process alone tells nothing of ranks that could replace it."""
+    _, value = figures_of([*EVENTS, RESTART])
+    assert value("slowest_rank") is None and value("slowest_rank_ratio") is None
+    _, value = figures_of([*EVENTS, RESTART, RESUMED, NEXT, NEXT | {"time": 203.0, "step": 17}])
+    assert value("slowest_rank_ratio") is None and value("step") == 17 and value("restarts_total") == 1
+
+
+@pytest.mark.parametrize("event", [EVENTS[0], RESTART, RESUMED, EVENTS[1] | {"stage": "merge"}])
+def test_the_slowest_rank_is_that_of_the_processes_that_compute_now(event):
+    _, value = figures_of([*EVENTS, event])
+    assert value("slowest_rank") is None
+    _, value = figures_of([*EVENTS, event, EVENTS[6] | {"slowest": 0, "ratio": 1.1}])
+    assert (value("slowest_rank"), value("slowest_rank_ratio")) == (0, 1.1)
+
+
+@pytest.mark.parametrize("between", [[RESTART, RESUMED], [EVENTS[0], RESUMED], [RESUMED]])
+def test_the_time_without_processes_is_no_steps_time(between):
+    _, value = figures_of([*EVENTS, *between, NEXT])
+    assert value("step_seconds") == 2.0, "80 s lie between step 15 and step 16"
+    _, value = figures_of([*EVENTS, *between, NEXT, NEXT | {"time": 203.0, "step": 17}])
+    assert value("step_seconds") == 3.0
+
+
+def test_a_pod_that_is_back_and_joins_in_is_a_restart_and_every_restart_counts_once():
+    """torchrun has the processes leave a checkpoint and starts them anew, more of them: nobody tells a restart."""
+    joined = [RESUMED, NEXT, RESUMED | {"step": 16}, NEXT | {"step": 17}]
+    _, value = figures_of([*EVENTS, *joined])
+    assert value("restarts_total") == 2
+    _, value = figures_of([*EVENTS, RESTART, *joined])
+    assert value("restarts_total") == 2, "the first of them goes on after a restart that was told"
+    _, value = figures_of([EVENTS[0], RESUMED, NEXT])
+    assert value("restarts_total") == 0, "a first pod that goes on from a checkpoint of elsewhere"
+
+
 def test_a_line_that_is_still_being_written_waits_and_a_torn_one_is_passed_over(tmp_path):
     log, figures = tmp_path / "log.jsonl", Figures("r", "o")
     assert read_on(log, 0, figures) == 0, "it is not written yet"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from train import export_place as place
 from train import report_facts as facts
 from train.errors import InputError
 from train.recipe import with_defaults
@@ -300,12 +301,20 @@ def test_a_share_never_reads_as_none_or_all_unless_it_is(share, said):
     assert facts.percent(share) == said
 
 
-def test_a_quantised_model_stands_in_the_key_figures(tmp_path):
-    old = {"size": 2e6, "perplexity": 1.01, "tokens_per_second": 50.0}
-    new = {"size": 1e6, "perplexity": 1.02, "tokens_per_second": 60.0}
-    record = {"bits": 4, "figures": {"model": old, "quantised": new}, "kept_in_spite_of": ["perplexity"]}
-    run = read_run(make_run(tmp_path / "r", **{"quantised-4bit/quantise.json": record}))
-    (figure,) = [one for one in facts.figures(run) if one["name"] == "in 4 bits"]
-    assert figure["value"] == "2.00 → 1.00 MB"
-    assert "perplexity 1.01 → 1.02" in figure["note"]
-    assert "FORCE=1" in figure["note"]
+def test_exports_stand_in_a_table_of_page_and_terminal(tmp_path, capsys):
+    mark = {"made_by": place.MADE_BY, "source": {}}
+    model = {"size": 2e6, "perplexity": 1.01, "stopped": 3, "asked": 4, "dtype": "bfloat16", "first_token": 0.02,
+             "tokens_per_second": 50.0}  # fmt: skip
+    figures = {"model": model, "quantised": model | {"size": 1e6, "perplexity": 1.02, "tokens_per_second": 60.0}}
+    made = {"bits": 4, "figures": figures, "kept_in_spite_of": ["perplexity"]}
+    other = {"model": model | {"dtype": "float32"}, "gguf": model | {"dtype": "float32", "perplexity": None}}
+    files = {"quantised-4bit/export.json": mark, "quantised-4bit/quantise.json": made,
+             "gguf-8bit/export.json": mark | {"format": "gguf", "bits": 8, "figures": other},
+             "gguf-16bit/export.json": mark | {"format": "gguf", "bits": 16}}  # fmt: skip
+    run = make_run(tmp_path / "r", **files)
+    said = (
+        "4 bits, FORCE=1 1.00 1.0200 3 of 4 bfloat16 20.0 60.0 50.0 GGUF, 8 bits 2.00 - 3 of 4 float32 20.0 50.0 50.0"
+    )
+    assert f"the model 2.00 1.0100 3 of 4 bfloat16 20.0 50.0 {said}" in page_of(run).text, "one was never measured"
+    print_summary(run)
+    assert said in " ".join(capsys.readouterr().out.split())

@@ -15,6 +15,7 @@ from tests.unit.test_progress import progress
 from train import utilisation
 from train.report import page_parts, read_run
 from train.report_ranks import rank_rows
+from train.results import resumed_from
 from train.utilisation import LEAST_STEPS, Utilisation, slowest_of
 
 
@@ -99,6 +100,22 @@ def test_the_hook_changes_no_gradient():
     assert torch.equal(before, model.weight.grad)
 
 
+def test_processes_that_are_started_anew_in_another_number_count_from_nothing(tmp_path, clock, monkeypatch):
+    """An elastic training loses half of its four processes, and goes on from a checkpoint in the same run."""
+    monkeypatch.setattr(utilisation, "from_every_process", lambda value, world: [value] * world)
+    watcher = progress(tmp_path)
+    watcher.busy = of_four(clock, [1.0, 1.0, 1.0, 1.76])
+    assert watcher.busy.slowest(clock[0])[0] == 3
+    arguments = SimpleNamespace(process_index=0, world_size=2, fsdp=[])
+    watcher.on_train_begin(arguments, SimpleNamespace(global_step=6, max_steps=9), None, model=torch.nn.Linear(1, 1))
+    assert watcher.busy.share() == [0.0, 0.0] and len(watcher.busy.nodes) == 2
+    for _ in range(LEAST_STEPS + 1):
+        watcher.busy.take([1.0, 1.3])
+    clock[0] += 31.0
+    assert watcher.busy.slowest(clock[0]) == (1, pytest.approx(1.3))
+    assert [one["step_wait_seconds"] for one in watcher.busy.of_all()] == [pytest.approx(0.3), 0.0]
+
+
 def test_every_rank_has_its_share_of_processors_memory_and_waiting(clock, monkeypatch):
     busy = of_four(clock, [1.0, 1.0, 1.5, 2.0], steps=3)
     monkeypatch.setattr(utilisation, "from_every_process", lambda value, world: [value] * world)
@@ -144,6 +161,20 @@ def test_the_report_has_a_row_a_rank_and_marks_the_slow_one(tmp_path):
     assert "Processes" in text and "<node2> 50 % 0.75 GB 0.64 s 1.6x the others 0 s" in text
     assert "node1 97 % 0.50 GB 0.4 s 0.24 s" in text
     assert page_parts(read_run(run), run)["ranks"][0]["slow"] == ""
+
+
+def test_a_training_that_was_interrupted_says_from_where_it_went_on_and_of_when_its_processes_tell(tmp_path):
+    from tests.unit.test_report import make_run, page_of
+
+    steps = [{"step": 1, "since_start": 3.0}, {"step": 2}, {"step": 7, "since_start": 2.5}, {"step": 8}]
+    assert resumed_from(steps) == [6] and resumed_from(steps[:2]) == []
+    run = make_run(tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["training"] |= {"ranks": RANKS, "resumed_from": [6, 40]}
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "training.json").write_text("{}")
+    said = "went on from the checkpoints of steps 6, 40; what stands of the processes is of the time since the last"
+    assert said in page_of(run).text
 
 
 def test_a_run_from_before_has_no_such_table_and_unknown_seconds_are_said_to_be():

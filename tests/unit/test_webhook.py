@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
@@ -188,6 +189,75 @@ def test_a_run_that_was_asked_to_leave_goes_on_later_and_is_not_told(server, run
     with pytest.raises(type(left)), webhook.told_at_the_end(server.address, run, "medical"):
         raise left
     assert server.got == []
+
+
+def test_a_run_that_was_tried_again_is_told_again(server, run):
+    for _ in range(2):
+        with pytest.raises(Ended), webhook.told_at_the_end(server.address, run, "medical"):
+            raise Ended(1, "stage merge failed")
+    with webhook.told_at_the_end(server.address, run, "medical"):
+        complete(run)
+    assert [status for status, _ in statuses(server)] == ["failed", "failed", "complete"]
+
+
+def test_a_pod_that_was_asked_to_leave_when_all_was_done_leaves_the_telling_to_the_next(server, run):
+    with pytest.raises(Ended), webhook.told_at_the_end(server.address, run, "medical"):
+        complete(run)
+        raise Ended(143, "was asked to leave in stage report")
+    assert server.got == []
+    with webhook.told_at_the_end(server.address, run, "medical"):
+        pass
+    assert statuses(server) == [("complete", "")]
+
+
+def test_a_pod_that_does_not_lead_tells_only_that_it_failed_since_that_ends_the_leader_too(server, run):
+    leader = webhook.told_at_the_end(server.address, run, "medical")
+    leader.__enter__()
+    with pytest.raises(Ended), webhook.told_at_the_end(server.address, run, "medical", "pod 1 on node2"):
+        raise Ended(1, "this pod was killed 2 times in a row")
+    left = Ended(143, "was asked to leave")
+    assert not leader.__exit__(Ended, left, left.__traceback__)
+    assert statuses(server) == [("failed", "pod 1 on node2: this pod was killed 2 times in a row")]
+    complete(run)
+    with webhook.told_at_the_end(server.address, run, "medical", "pod 1 on node2"):
+        pass
+    assert len(server.got) == 1
+
+
+def test_pods_that_fail_together_tell_it_once(server, run):
+    leader = webhook.told_at_the_end(server.address, run, "medical")
+    leader.__enter__()
+    with pytest.raises(Ended), webhook.told_at_the_end(server.address, run, "medical", "pod 1 on node2"):
+        raise Ended(1, "lost a peer")
+    lost = Ended(1, "lost a peer")
+    assert not leader.__exit__(Ended, lost, lost.__traceback__)
+    assert len(server.got) == 1
+
+
+def test_an_operator_that_ends_the_pod_while_its_message_is_on_its_way_does_not_stop_it(server, run, monkeypatch):
+    left, sending = [], webhook.send
+
+    def ended_meanwhile(*words):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return sending(*words)
+
+    monkeypatch.setattr(webhook, "send", ended_meanwhile)
+    before = signal.signal(signal.SIGTERM, lambda *_: left.append(1))
+    try:
+        with webhook.told_at_the_end(server.address, run, "medical"):
+            complete(run)
+        assert statuses(server) == [("complete", "")] and left == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert left == [1], "afterwards it is heard again"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_store_that_takes_no_file_is_no_reason_to_say_nothing(server, run, monkeypatch):
+    monkeypatch.setattr(webhook, "TOLD", "absent/.told")
+    with pytest.raises(OSError, match="No space"), webhook.told_at_the_end(server.address, run, "medical"):
+        raise OSError(28, "No space left on device")
+    assert statuses(server) == [("failed", "No space left on device")]
 
 
 def test_a_webhook_that_fails_leaves_a_complete_run_complete(server, run):

@@ -1,6 +1,6 @@
 """Measure a model as it is served: perplexity on the validation rows, how answers end, latency, tokens per second.
 
-    python -m train.quantise_measure --model DIR [--data RUN/data] --output FILE.json
+    python -m train.export_measure --model DIR [--data RUN/data] --output FILE.json
 
 A process of its own: it proves that the model loads from its files alone.
 """
@@ -38,10 +38,14 @@ def main() -> None:
 
 
 def measure(directory: Path, data: Path | None) -> dict[str, Any]:
-    """The figures."""
+    """The figures of a model's directory."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", device_map="cpu", use_safetensors=True,
                                                  trust_remote_code=False, local_files_only=True).eval()  # fmt: skip
-    tokenizer = load_tokenizer(directory)
+    return measure_loaded(model, load_tokenizer(directory), data)
+
+
+def measure_loaded(model: Any, tokenizer: Any, data: Path | None) -> dict[str, Any]:
+    """The figures."""
     texts, prefix, perplexity, tokens = TEXTS, None, None, 0
     prompts = read_prompts(data / PROMPTS) if data else []
     rows = load_prepared(data).validation if data else None
