@@ -20,6 +20,8 @@ from train.recipe import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+TREE = (ROOT / "docs" / "tree.md").read_text()
+VARIABLES = (ROOT / "docs" / "variables.md").read_text()
 PYTHON_FILES = sorted(path for folder in ("train", "scripts", "demo") for path in (ROOT / folder).rglob("*.py"))
 RUNBOOKS = sorted(set((ROOT / "docs" / "runbooks").glob("*.md")) - {ROOT / "docs" / "runbooks" / "README.md"})
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
@@ -60,12 +62,12 @@ def test_the_schema_of_recipes_is_a_valid_schema():
 
 
 def test_readme_names_only_targets_that_exist():
-    named = set(re.findall(r"(?:^    |`)make ([a-z][a-z-]*)", README, re.MULTILINE))
+    named = set(re.findall(r"(?:^    |`)make ([a-z][a-z-]*)", README + TREE + VARIABLES, re.MULTILINE))
     assert {"run", "test"} <= named <= set(targets())
 
 
-def test_readme_explains_every_variable_of_make():
-    explained = re.findall(r"^\| `([A-Z][A-Z0-9_]*)` \|", README, re.MULTILINE)
+def test_every_variable_of_make_is_explained():
+    explained = re.findall(r"^\| `([A-Z][A-Z0-9_]*)` \|", VARIABLES, re.MULTILINE)
     assert explained == user_variables()
 
 
@@ -75,12 +77,11 @@ def test_readme_has_a_line_for_every_use_case():
     assert sorted(re.findall(r"^\| `([a-z]+)` \|", README, re.MULTILINE)) == overlays
 
 
-def tree_of_readme() -> list[str]:
-    """The paths in README's tree; an indented one lies in the last directory that is indented less."""
-    block = README.split("## The tree")[1].split("\n[")[0]
+def paths_of_tree() -> list[str]:
+    """The paths in docs/tree.md; an indented one lies in the last directory that is indented less."""
     paths: list[str] = []
     above: dict[int, str] = {}  # indentation: path of the directory
-    for indent, name in re.findall(r"^    ( {0,4})(\S+)  ", block, re.MULTILINE):
+    for indent, name in re.findall(r"^    ( {0,4})(\S+)  ", TREE, re.MULTILINE):
         above = {depth: path for depth, path in above.items() if depth < len(indent)}
         paths.append(above[max(above)] + name if above else name)
         if name.endswith("/"):
@@ -89,14 +90,14 @@ def tree_of_readme() -> list[str]:
     return paths
 
 
-def test_every_path_in_readmes_tree_exists():
-    assert [path for path in tree_of_readme() if not (ROOT / path).exists()] == []
+def test_every_path_in_the_tree_exists():
+    assert [path for path in paths_of_tree() if not (ROOT / path).exists()] == []
 
 
-def test_every_program_has_a_line_in_readmes_tree():
+def test_every_program_has_a_line_in_the_tree():
     programs = [path for path in PYTHON_FILES if '__name__ == "__main__"' in path.read_text()]
     assert programs
-    assert [path for path in programs if str(path.relative_to(ROOT)) not in tree_of_readme()] == []
+    assert [path for path in programs if str(path.relative_to(ROOT)) not in paths_of_tree()] == []
 
 
 def test_links_in_the_documents_lead_somewhere():
