@@ -57,6 +57,13 @@ OPTIONS = ("trust_remote_code", "data_dir", "streaming")  # of load_dataset, whi
 
 def complaints(config: dict[str, Any], columns: list[str] | None) -> Complaints:
     """Everything that is wrong with a task whose rows have these columns (None: unknown)."""
+    if not config.get("task") and not any(config.get(key) for key in NO_TASK):
+        yield (
+            "task",
+            "is missing, so this is no task file",
+            "give the task a name, task: tickets; or leave the file out",
+        )
+        return
     for rule in (check_keys, check_name):
         yield from rule(config)
     if any(config.get(key) for key in NO_TASK) or isinstance(config.get("task"), list):
@@ -73,7 +80,11 @@ def check_keys(config: dict[str, Any]) -> Complaints:
             yield (key, *REFUSED[key])
         elif key not in KEYS and key not in REFUSED:
             near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.7)
-            yield str(key), "is no key of a task", f"write {near[0]}" if near else f"there are: {', '.join(KEYS)}"
+            yield (
+                str(key),
+                "is no key of a task",
+                f"write {near[0]}" if near else "remove it; docs/evaluating.md shows a task",
+            )
 
 
 def check_name(config: dict[str, Any]) -> Complaints:
@@ -81,9 +92,7 @@ def check_name(config: dict[str, Any]) -> Complaints:
     name = config.get("task")
     if isinstance(name, list):
         yield ("task", *REFUSED["group"])
-    elif not name:
-        yield "task", "is missing", "give the task a name: task: tickets"
-    elif not isinstance(name, str) or not NAME.fullmatch(name):
+    elif name and (not isinstance(name, str) or not NAME.fullmatch(name)):
         yield "task", f"is {name!r}", "write letters, digits, _, - and . alone"
 
 

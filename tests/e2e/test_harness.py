@@ -38,8 +38,8 @@ def harness() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, harness) -> Path:
-    """A run of the demo, trained long enough to write records."""
-    run, _ = run_chain(tmp_path_factory.mktemp("runs"), "demo", "--set", "num_train_epochs=1")
+    """A run of the demo, as `make run` makes it."""
+    run, _ = run_chain(tmp_path_factory.mktemp("runs"), "demo")
     return run
 
 
@@ -68,7 +68,7 @@ def test_an_adapter_on_its_base_is_measured_too(trained, tmp_path):
     done = make_eval(*words, "--run", "unmerged", "--runs-dir", adapter.parent)
     assert done.returncode == 0, done.stderr
     tuned = results(adapter / "eval")["ticket_record"]["tuned"]
-    assert tuned["rows"] == 20 and tuned["metrics"]["exact_match"]["value"] > 0.5
+    assert tuned["rows"] == 20 and tuned["metrics"]["exact_match"]["value"] > 0.9
 
 
 def test_a_plain_model_is_measured_and_code_runs_where_it_is_allowed_alone(harness, tmp_path):

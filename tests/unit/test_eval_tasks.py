@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from scripts.eval.tasks import Loader, read_tasks, write_task
-from tests.tiny import ROOT
+from tests.makefile import ROOT
 from train.errors import InputError
 
 FIXTURES = ROOT / "tests" / "fixtures"
