@@ -1,6 +1,8 @@
 """The demo from clone to report and publication, as make does it: about two minutes on two cores."""
 
+import functools
 import json
+import sys
 import time
 
 import pytest
@@ -11,7 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.e2e.chain import read, run_chain
 from tests.e2e.publication import publish, run_snippet, snippet
 from tests.tiny import ROOT
-from train import stored
+from train import export_table, gguf_export, quantise, stored
+from train.evaluate import read_prompts
+from train.export_measure import measure
+from train.files import PROMPTS
+from train.generate import generate_answers
+from train.gguf_check import config_for_reader
+from train.report import write_report
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +170,80 @@ def test_a_refusal_ends_with_2_and_leaves_nothing(demo, tmp_path):
     aside.rename(run / "report.html")
     assert "Error 2" in done.stderr and "is not complete" in done.stderr and "ALLOW=incomplete" in done.stderr
     assert not list(tmp_path.iterdir()) and not list(run.glob(".publish*"))
+
+
+# ---- made small, and exported ----
+
+ASKED = 16
+# Of each export: the program, its most bytes as a share of the model's, how much greater its perplexity may be (as
+# docs/exporting.md says), and how many of ASKED answers must be the model's to the letter.
+EXPORTS = {
+    "quantised-8bit": (quantise, "8", 0.65, 0.01, 15),
+    "quantised-4bit": (quantise, "4", 0.42, 0.05, 12),
+    "gguf-16bit": (gguf_export, "16", 1.05, 0.001, ASKED),
+}
+
+
+@pytest.fixture(scope="module")
+def exports(demo):
+    """The run's directory with its exports, made in this process: its libraries are loaded already."""
+    for package in ("auto_round", "gguf"):
+        pytest.importorskip(package)
+    run = demo[0]
+    for program, bits, *_ in EXPORTS.values():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["", "--run", run.name, "--runs-dir", str(run.parent), "--bits", bits])
+            patch.setattr(quantise, "measure", measure_here)
+            assert program.main() == 0
+    return run
+
+
+measured = functools.cache(measure)  # the merged model's figures serve both widths
+
+
+def measure_here(model, source, _aside):
+    """What quantise measures in a fresh process, in this one, which loads each export once more anyway."""
+    return measured(model, source.data) | {"size": (model / "model.safetensors").stat().st_size}
+
+
+def answers_of(directory):
+    """What transformers makes of a directory alone, asked the run's held-out prompts: text, and whether it ended."""
+    file, model = {}, {"dtype": "auto"}
+    if (directory / "model.gguf").is_file():  # whose reader knows no head_dim of Qwen 3, and computes in float32
+        file, model = {"gguf_file": "model.gguf"}, {"config": config_for_reader(directory.parent / "merged")}
+    model = AutoModelForCausalLM.from_pretrained(directory, device_map="cpu", **file, **model)
+    tokenizer = AutoTokenizer.from_pretrained(directory, **file)
+    prompts = [prompt["prompt"] for prompt in read_prompts(directory.parent / "data" / PROMPTS)[:ASKED]]
+    return generate_answers(model, tokenizer, prompts, 64, ASKED, ())
+
+
+@pytest.fixture(scope="module")
+def models_own(demo):
+    """The merged model's answers."""
+    return answers_of(demo[0] / "merged")
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_an_export_loads_in_transformers_and_its_answers_stop_where_the_models_do(exports, models_own, name):
+    found = answers_of(exports / name)
+    assert [ended for _, ended in found] == [ended for _, ended in models_own] == [True] * ASKED
+    same = sum(one == other for one, other in zip(found, models_own, strict=True))
+    assert same >= EXPORTS[name][4], f"{same} of {ASKED} answers are the model's"
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_an_export_is_as_small_and_as_good_as_is_said(exports, name):
+    _, _, share, worse, _ = EXPORTS[name]
+    figures = export_table.read_exports(exports)[name]["figures"]
+    old, new = (figures[key] for key in ("model", "gguf" if "gguf" in name else "quantised"))
+    weights = sum(path.stat().st_size for path in (exports / "merged").glob("*.safetensors"))
+    assert old["size"] == weights and 0.1 * weights < new["size"] < share * weights
+    assert old["tokens"] == new["tokens"] > 1000 and new["perplexity"] < (1 + worse) * old["perplexity"]
+    assert new["tokens_per_second"] > 0 and new["stop_ids"] == old["stop_ids"]
+
+
+def test_the_report_has_one_table_of_all_exports(exports):
+    page = write_report(exports).read_text()
+    assert "<h3>Exports</h3>" in page
+    for name in ("the model", "8 bits", "4 bits", "GGUF, 16 bits"):
+        assert f"<td>{name}</td>" in page
