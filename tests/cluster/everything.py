@@ -14,7 +14,7 @@ from tests.cluster import testbed
 
 PHASES = (
     (["-m", "cluster and not breaks"], ["--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder"]),
-    (["-m", "cluster and breaks"], []),
+    (["-m", "cluster and breaks and not faults"], []),
 )
 AGAIN = ["--last-failed", "--last-failed-no-failures", "none"]
 NOTHING_LEFT = 5  # pytest's status when it ran no test

@@ -90,7 +90,8 @@ def test_an_earlier_directory_goes_first(tmp_path):
 def test_every_word_of_ALLOW_stands_in_the_makefile_and_in_the_docs():
     from tests.makefile import MAKEFILE, ROOT
 
-    line = re.search(r"^## what make publish overrides[^:]*: ([a-z, ]+); make eval: .*\nALLOW \?=", MAKEFILE, re.MULTILINE)
+    words = r"^## what make publish overrides[^:]*: ([a-z, ]+); make eval: .*\nALLOW \?="
+    line = re.search(words, MAKEFILE, re.MULTILINE)
     assert line[1].split(", ") == list(WORDS)
     page = (ROOT / "docs" / "publishing.md").read_text()
     assert all(f"| `{word}` |" in page for word in WORDS)
