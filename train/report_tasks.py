@@ -14,15 +14,19 @@ def read_tasks(run: Path) -> list[dict[str, Any]]:
     """The results of a run, of each task and number of rows the newest. Raises InputError for a damaged file."""
     newest: dict[tuple, dict[str, Any]] = {}
     for path in sorted((run / "eval").glob("*.json")):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            fix = "remove it; make eval measures again"
-            raise InputError(problem(path, "", f"is not JSON: {error}", fix)) from None
+        found = read_result(path)
         key = (found["task"], found["about"].get("limit") or math.inf)
         if key not in newest or found["when"] > newest[key]["when"]:
             newest[key] = found
     return [newest[key] for key in sorted(newest)]
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One result. Raises InputError for a damaged file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(problem(path, "", f"is not JSON: {error}", "remove it; make eval measures again")) from None
 
 
 def task_rows(found: list[dict[str, Any]]) -> list[dict[str, str | None]]:

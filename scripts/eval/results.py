@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from train.errors import InputError, problem
 from train.files import write_json
-from train.report_tasks import task_rows
+from train.report_tasks import read_result, task_rows
 
 
 def result_path(home: Path, task: str, about: dict[str, Any]) -> Path:
@@ -19,13 +18,7 @@ def result_path(home: Path, task: str, about: dict[str, Any]) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """A result; empty where there is none. Raises InputError for a file that is none."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(problem(path, "", f"is not JSON: {error}", "remove it; make eval measures again")) from None
-    return found
+    return read_result(path) if path.is_file() else {}
 
 
 def keep(path: Path, task: str, side: str, about: dict[str, Any], found: dict[str, Any]) -> None:
