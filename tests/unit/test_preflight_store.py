@@ -12,7 +12,8 @@ import pytest
 import yaml
 from preflight_cases import SPACE, cluster_queue, good_facts, inside, local_queue, node, plan, recipe, rendered
 
-from scripts.cluster.checks import images, kueue, memory, operators, rights
+import train.memory
+from scripts.cluster.checks import counted, images, kueue, memory, operators, rights
 from scripts.cluster.checks.duration import judge_duration
 from scripts.cluster.checks.operators import deployed_version
 from scripts.cluster.checks.references import references
@@ -243,6 +244,22 @@ def test_the_memory_of_a_model_is_counted_once(tmp_path):
     assert memory.estimates(recipe(), placement, trainer, config, tmp_path) == first
     assert list(first) == [4]
     assert 6e8 < first[4]["per_rank"] < 1e9
+
+
+def test_a_memory_counted_holds_for_recipes_that_differ_where_none_hangs_on_it(tmp_path, monkeypatch):
+    placement, trainer = plan().placement, pod_sets(rendered())[0]
+    config = memory.model_config(recipe(), None)
+    first = memory.estimates(recipe(), placement, trainer, config, tmp_path)
+    asked, count = [], train.memory.estimate
+    monkeypatch.setattr(train.memory, "estimate", lambda *words: asked.append(words) or count(*words))
+    other = recipe(seed=7, learning_rate=1.0e-5, max_steps=3, train_file="other.jsonl", save_steps=2)
+    assert memory.estimates(other, placement, trainer, config, tmp_path) == first and not asked
+    for change in ({"max_length": 64}, {"optim": "sgd"}, {"lora_r": 32}, {"per_device_train_batch_size": 1}):
+        memory.estimates(recipe(**change), placement, trainer, config, tmp_path)
+    assert len(asked) == 4, "what memory hangs on is counted anew"
+    monkeypatch.setattr(counted, "files_hash", lambda: "other code")
+    memory.estimates(recipe(), placement, trainer, config, tmp_path)
+    assert len(asked) == 5
 
 
 def test_a_queue_that_is_full_now_holds_the_run_and_fails_nothing():

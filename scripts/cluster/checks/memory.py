@@ -1,17 +1,16 @@
 """Questions: does a pod have the memory that its processes take, and can the batch be shared out among them?"""
 
-import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 from scripts.cluster.checks.answers import FAILED, PASSED, UNKNOWN, Answer
+from scripts.cluster.checks.counted import count_memory
 from scripts.cluster.checks.quantity import Resources, size, words
 from scripts.cluster.checks.shapes import PodSet, limits
 from scripts.cluster.checks.store import ROOT, in_image
 from scripts.cluster.kubectl import Refused
 from train.errors import InputError, see
-from train.files import write_json
 
 GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 GPU_MEMORY = "nvidia.com/gpu.memory"  # label by NVIDIA's feature discovery, in MiB
@@ -45,26 +44,11 @@ def estimates(
     found: dict[int, dict] = {}
     for width in widths:
         try:
-            found[width] = remembered(recipe, config, ranks, width, cache)
+            found[width] = count_memory(recipe, config, ranks, width, cache)
         except InputError as error:
             return " ".join(str(error).split())
         if found[width]["per_rank"] * placement["processesPerNode"] <= bounds.get("memory", 0):
             break
-    return found
-
-
-def remembered(recipe: SimpleNamespace, config: dict, ranks: int, width: int, cache: Path | None) -> dict:
-    """train.memory's estimate, or the same from last time."""
-    key = json.dumps([vars(recipe), ranks, config, width], sort_keys=True, default=str)
-    kept = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json" if cache else None
-    if kept and kept.is_file():
-        return json.loads(kept.read_text())
-    from train.memory import estimate
-
-    found = estimate(recipe, config, ranks, width)
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, found)
     return found
 
 
