@@ -4,6 +4,7 @@ python -m scripts.store runs                          what every run left: recor
 python -m scripts.store space                         how much is free, and what takes the rest
 python -m scripts.store manifest PATH [NAME …]        size and sha256 of every file (under these names only)
 python -m scripts.store send PATH FILE OFFSET         the file's bytes from there on, to standard output
+python -m scripts.store pack PATH FILE …              these files, as a tar, to standard output
 python -m scripts.store find PATH …                   which of these exist, and how large they are
 python -m scripts.store delete RUN                    remove a run's directory
 The workstation gives this file to Python in the data-access pod by itself, so that both sides are of one version.
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -155,6 +157,17 @@ def send(store: Path, given: str, name: str, offset: int) -> None:
     sys.stdout.buffer.flush()
 
 
+def pack(store: Path, given: str, names: list[str]) -> None:
+    """Several files as a tar stream; what is no file is left out."""
+    root = present(store, given)
+    paths = {name: inside(root, name) for name in names}
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as stream:
+        for name, path in paths.items():
+            if path.is_file():
+                stream.add(path, arcname=name, recursive=False)
+    sys.stdout.buffer.flush()
+
+
 def find(store: Path, paths: list[str]) -> dict:
     """Whether each is there, what it is, and how large."""
     found = {}
@@ -180,14 +193,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("/store"), help="where it is mounted")
     actions = parser.add_subparsers(dest="action", required=True)
-    for name in ("runs", "space", "manifest", "send", "find", "delete"):
+    for name in ("runs", "space", "manifest", "send", "pack", "find", "delete"):
         words = {"runs": (), "space": (), "send": ("path", "file"), "find": (), "delete": ("run",)}.get(name, ("path",))
         action = actions.add_parser(name)
         for word in words:
             action.add_argument(word)
         if name == "send":
             action.add_argument("offset", type=int)
-        if name in ("manifest", "find"):
+        if name in ("manifest", "pack", "find"):
             action.add_argument("names", nargs="*")
         if name == "manifest":
             action.add_argument("--fresh", action="store_true", help="read every file again")
@@ -196,6 +209,9 @@ def main() -> int:
     try:
         if given.action == "send":
             send(store, given.path, given.file, given.offset)
+            return 0
+        if given.action == "pack":
+            pack(store, given.path, given.names)
             return 0
         answer = {
             "runs": lambda: runs(store),

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from scripts.cluster.bucket import bucket_of, named_store
 from scripts.cluster.fetch_file import Copies, fetch, partial_of, sound
+from scripts.cluster.fetch_small import fetch_small
 from scripts.cluster.jobs import add_follow_options, choose, cluster_of, find_runs, no_such_run
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.pods import is_running
@@ -78,7 +79,8 @@ def copy(store: Store, run: str, to: Path, names: list[str]) -> list[str]:
         return []
     wrong: list[str] = []
     with tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1000, disable=not sys.stderr.isatty()) as bar:
-        for name in sorted(missing, key=lambda one: missing[one]["size"]):
+        came = fetch_small(store, f"runs/{run}", missing, copies, bar)
+        for name in sorted(missing.keys() - came, key=lambda one: missing[one]["size"]):
             bar.set_description_str(name[-40:], refresh=False)
             if trouble := bring(store, run, to, name, missing[name], copies, bar):
                 wrong.append(f"{name}: {trouble}")

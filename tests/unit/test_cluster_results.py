@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.cluster import results
+from scripts.cluster import fetch_small, results
 from scripts.cluster.fetch_file import Copies
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.results import chosen_names, copy, destination
@@ -29,15 +29,23 @@ class NearStore(Store):
         super().__init__(Cluster())
         self.root, self.cuts, self.sent, self.spoil = root, [], [], False
         self.cut_status = 1
+        self.packed, self.cut_pack = [], None  # what was asked for in one stream; the bytes after which that is cut
 
     def command(self, *words: str) -> list[str]:
         near = [sys.executable, "-I", "-", "--store", str(self.root), *words]
+        if words[0] == "pack":
+            self.packed.append(words[2:])
+            return near if self.cut_pack is None else self.cut(self.cut_pack, near)
         if words[0] != "send":
             return near
         self.sent.append((words[2], int(words[3])))
         if words[2].endswith("weights") and self.cuts:
-            return ["bash", "-c", f'"$@" | head -c {self.cuts.pop(0)}; exit {self.cut_status}', "cut", *near]
+            return self.cut(self.cuts.pop(0), near)
         return ["bash", "-c", '"$@" | tr 0 1', "spoil", *near] if self.spoil else near
+
+    def cut(self, after: int, command: list[str]) -> list[str]:
+        """The command, whose output is cut after so many bytes."""
+        return ["bash", "-c", f'"$@" | head -c {after}; exit {self.cut_status}', "cut", *command]
 
 
 @pytest.fixture
@@ -79,10 +87,41 @@ def test_adapter_merged_model_report_and_logs_come_and_checkpoints_do_not(store,
     assert same(store, tmp_path / "to")
 
 
+def test_small_files_come_in_one_stream_and_large_ones_by_themselves(store, tmp_path, monkeypatch):
+    assert fetch_all(store, tmp_path / "to") == []
+    assert [set(names) for names in store.packed] == [
+        {"merged/model", "report.html", "data/data_check.json", "run.json", "log.jsonl"}
+    ]
+    assert store.sent == [("adapter/weights", 0)]
+    monkeypatch.setattr(fetch_small, "AT_ONCE", 2)
+    store.packed.clear()
+    assert fetch_all(store, tmp_path / "again") == [] and [len(names) for names in store.packed] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("after", [0, 700, 2000])
+def test_small_files_whose_stream_is_cut_come_one_by_one(store, tmp_path, after):
+    store.cut_pack = after
+    assert fetch_all(store, tmp_path / "to") == [] and partials(tmp_path / "to") == []
+    for name in ("merged/model", "report.html", "data/data_check.json", "run.json", "log.jsonl"):
+        assert same(store, tmp_path / "to", name)
+    assert len(store.sent) > 2
+
+
+def test_a_small_file_that_is_not_what_the_store_said_comes_by_itself(store, tmp_path):
+    (ask, report), wrong = (store.ask, store.root / "runs/medical-1/report.html"), {"size": 6, "sha256": "0" * 64}
+
+    def ask_wrongly_once(*words, **more):
+        return ask(*words, **more) | ({} if "--fresh" in words else {"report.html": wrong})
+
+    store.ask = ask_wrongly_once
+    assert fetch_all(store, tmp_path / "to", "report") == [] and ("report.html", 0) in store.sent
+    assert (tmp_path / "to" / "report.html").read_bytes() == report.read_bytes()
+
+
 def test_a_second_call_copies_nothing(store, tmp_path, capsys):
     fetch_all(store, tmp_path / "to")
-    store.sent.clear()
-    assert fetch_all(store, tmp_path / "to") == [] and store.sent == []
+    store.sent.clear(), store.packed.clear()
+    assert fetch_all(store, tmp_path / "to") == [] and store.sent == store.packed == []
     assert "6 files are here already, every one verified" in capsys.readouterr().out
 
 
@@ -132,7 +171,7 @@ def test_what_was_begun_of_an_older_version_is_not_gone_on_with(store, tmp_path)
 
 
 def test_wrong_bytes_are_named_and_not_kept(store, tmp_path):
-    store.spoil = True
+    store.spoil, store.cut_pack = True, 0
     troubles = fetch_all(store, tmp_path / "to", "merged")
     assert troubles == ["merged/model: the bytes that came are not those of the store, and were not kept"]
     assert not (tmp_path / "to" / "merged" / "model").exists() and partials(tmp_path / "to") == []

@@ -4,10 +4,12 @@
 """
 
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -87,9 +89,19 @@ def test_a_file_is_sent_from_the_byte_that_is_asked_for(store):
     assert "is not on the store" in ask(store, "send", "runs/medical-1", "merged", "0", code=2)
 
 
+def test_several_files_come_in_one_stream(store):
+    sent = ask(store, "pack", "runs/medical-1", "report.html", "adapter", "absent", "adapter/weights")
+    with tarfile.open(fileobj=io.BytesIO(sent)) as stream:
+        found = {one.name: stream.extractfile(one).read() for one in stream}
+    assert found == {"report.html": b"report", "adapter/weights": b"0123456789"}
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        ("pack", "..", "secret"),
+        ("pack", "runs/medical-1", "report.html", "../../../secret"),
+        ("pack", "runs/medical-1", "link"),
         ("send", "..", "secret", "0"),
         ("send", "runs/medical-1", "../../../secret", "0"),
         ("send", "runs/medical-1", "link", "0"),
