@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts import own_venv
+from scripts.allow import read_allowed
 from scripts.eval import install, results
 from scripts.eval.tasks import Task, read_tasks, write_task
 from scripts.runs import find_runs, lock_run
@@ -42,7 +43,7 @@ def main() -> int:
     if arguments.on == "cluster":
         fix = f"bring the run here first: make results RUN={arguments.run or '…'}; then the same without ON=cluster"
         problems.append(problem("ON", "cluster", "measures nothing: what is measured lies on this machine", fix))
-    allowed = attempt(problems, read_allowed, arguments.allow)
+    allowed = attempt(problems, read_allowed, arguments.allow, ALLOW)
     limit = attempt(problems, read_limit, arguments.limit_rows)
     tasks = attempt(problems, read_tasks, arguments.tasks, allowed if allowed is not None else set(ALLOW))
     subject = attempt(problems, find_subject, arguments)
@@ -79,15 +80,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--remove", action="store_true", help="take away the environment, or with --run its results")
     parser.add_argument("--yes", action="store_true", help="remove without a question")
     return parser.parse_args()
-
-
-def read_allowed(text: str) -> set[str]:
-    """The words of ALLOW. Raises InputError for one that means nothing here."""
-    given = set(text.replace(",", " ").split())
-    if unknown := sorted(given - set(ALLOW)):
-        known = "; ".join(f"{word}: {meaning}" for word, meaning in ALLOW.items())
-        raise InputError(problem("ALLOW", " ".join(unknown), "allows nothing here", f"there is: {known}"))
-    return given
 
 
 def read_limit(text: str) -> int | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from train.errors import InputError, problem
+from train.errors import problem
 
 WORDS = {  # what ALLOW may name, and what is allowed by it
     "licence": "the base's licence forbids it, asks for what is not given, or is unknown",
@@ -27,15 +27,6 @@ def objection(word: str, where: object, what: str, fix: str, said: str = "") -> 
     said_so = "replaces it" if word == "replace" else "publishes all the same, and the card says so"
     allowed = f"{fix}; or ALLOW={word} {said_so}"
     return Objection(word, problem(where, "", what, allowed), said or what)
-
-
-def read_allowed(text: str) -> set[str]:
-    """The words of ALLOW. Raises InputError for one that means nothing."""
-    given = set(text.replace(",", " ").split())
-    if unknown := sorted(given - set(WORDS)):
-        known = "; ".join(f"{word}: {meaning}" for word, meaning in WORDS.items())
-        raise InputError(problem("ALLOW", " ".join(unknown), "allows nothing", f"there are: {known}"))
-    return given
 
 
 def weigh(objections: list[Objection], allowed: set[str], problems: list[str]) -> list[str]:

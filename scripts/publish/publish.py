@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scripts.allow import read_allowed
 from scripts.publish import contents, curve, licence, sound, targets, to_directory
 from scripts.publish.card import say, write_card
 from scripts.publish.contents import Contents
 from scripts.publish.loading import snippet
-from scripts.publish.objections import read_allowed, weigh
+from scripts.publish.objections import WORDS, weigh
 from scripts.publish.origin import DEMO, ROOT, Origin, find_base, find_rows
 from scripts.publish.targets import PublishFailed, Target
 from scripts.runs import lock_run
@@ -35,7 +36,7 @@ def main() -> int:
         problems.append(problem("ON", "cluster", "publishes nothing: what is published lies on this machine", fix))
     run = attempt(problems, find_run, arguments.runs_dir, arguments.run)
     target = attempt(problems, targets.parse, arguments.to)
-    allowed = attempt(problems, read_allowed, arguments.allow)
+    allowed = attempt(problems, read_allowed, arguments.allow, WORDS)
     if problems:
         raise InputError(problems)
     try:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from scripts.allow import read_allowed
 from scripts.publish import publish, to_directory
-from scripts.publish.objections import read_allowed
+from scripts.publish.objections import WORDS
 from tests.unit.publish_cases import change, give, make_base, make_run
 from train.errors import InputError
 
@@ -97,9 +98,9 @@ def test_one_word_of_ALLOW_allows_nothing_else(run, tmp_path):
 
 def test_an_unknown_word_of_ALLOW_is_refused_with_the_known_ones():
     with pytest.raises(
-        InputError, match=r"ALLOW: everything: allows nothing\n  fix: there are: licence: .*; replace: "
+        InputError, match=r"ALLOW: everything: allows nothing here\n  fix: known words: licence: .*; replace: "
     ):
-        read_allowed("licence everything")
+        read_allowed("licence everything", WORDS)
 
 
 # ---- the base's licence ----
