@@ -8,8 +8,8 @@ from scripts.bench.setting import Setting, change_setting, make_rows
 from scripts.bench.table import summarise
 from scripts.bench.variants import variants
 
-# No more words than the tokenizer has: with TinyLlama's 32,000 the head would be most of so small a model, and nine runs
-# of 100 steps take two hours on two cores.
+# No more words than the tokenizer has: with TinyLlama's 32,000 the head would be most of so small a model, and the nine
+# runs of 100 steps would take more than two hours on two cores.
 SMALL = {
     "num_hidden_layers": 4, "hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8,
     "num_key_value_heads": 4, "initializer_range": 0.1, "vocab_size": TOKENIZER_SIZE,

@@ -25,7 +25,7 @@ from pathlib import Path
 from tests.ansible import torrent
 from tests.ansible.cluster import ROOT, Cluster
 from tests.ansible.images import Image, make_image
-from tests.ansible.pushes import push
+from tests.ansible.pushes import Playbook
 
 TABLE = ROOT / "build" / "bench-push.md"
 IMPORT = "ctr -n k8s.io images import"
@@ -115,7 +115,7 @@ def write_archive(folder: Path, image: Image) -> Path:
 
 
 def by_push(cluster: Cluster, names: list[str], image: Image, archive: Path) -> None:
-    done = push(cluster, image, limit=names)
+    done = Playbook(cluster, "push-image", image, limit=names).wait(seconds=3600)
     if done.code:
         sys.exit(done.said)
 
