@@ -12,13 +12,9 @@ import pytest
 from tests.cluster import testbed
 
 
-LONGEST = ("test_use_cases_run.py", "test_runbooks.py", "test_lost_pods.py", "test_rank_sweep.py")
-
-
 def pytest_collection_modifyitems(items) -> None:
-    """The longest files first, and the others beside them: none is begun when everything else is done."""
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+    """The use cases first: they take longest, and the others run beside them."""
+    items.sort(key=lambda item: item.path.name != "test_use_cases_run.py")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -53,7 +53,7 @@ SMALL = {
     "threads": 1,
     "deadlineSeconds": 1800,
     "graceSeconds": 30,
-    "resources.requests.cpu": "500m",
+    "resources.requests.cpu": "100m",  # two nodes of two cores hold many runs beside each other
     "resources.requests.memory": "512Mi",
     "resources.limits.cpu": 1,
     "resources.limits.memory": "3Gi",
