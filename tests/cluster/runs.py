@@ -140,7 +140,7 @@ def wait_for_step(namespace: str, run: str, step: int, after: float = 0.0, secon
         for event in events(namespace, run):
             if event["event"] == "step" and event["step"] >= step and event["time"] > after:
                 return event
-        time.sleep(3)  # each look costs a third of a second of a core, and other tests run beside
+        time.sleep(1)
     raise AssertionError(f"{run}: no step {step} within {seconds} s; last: {events(namespace, run)[-3:]}")
 
 

@@ -73,5 +73,5 @@ def wait_for_two(run: str, seconds: float = 240) -> None:
         log = kubectl(SPACE, "logs", f"{run}-worker-0")
         if log.rfind("2 processes x") > log.rfind("1 process x"):
             return
-        time.sleep(2)
+        time.sleep(1)
     raise AssertionError(f"{run}: the second node never came back")
