@@ -57,11 +57,7 @@ def fetch(store: Store, root: str, name: str, target: Path, facts: dict, bar: tq
 
     The hash is in the unfinished file's name: what was begun of another version of the file is never gone on with.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_of(target, facts)
-    for old in target.parent.glob(f".{target.name}.*.partial"):
-        if old != partial:
-            old.unlink()
+    partial = begin(target, facts)
     digest, have = hashlib.sha256(), 0
     if partial.exists():
         with partial.open("rb") as file:
@@ -80,6 +76,16 @@ def fetch(store: Store, root: str, name: str, target: Path, facts: dict, bar: tq
     if size >= facts["size"]:  # what is shorter stays: kubectl may end well although its stream was cut
         partial.unlink()
     return False
+
+
+def begin(target: Path, facts: dict) -> Path:
+    """The unfinished file of a target in this version; its directory is made, other versions are removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_of(target, facts)
+    for old in target.parent.glob(f".{target.name}.*.partial"):
+        if old != partial:
+            old.unlink()
+    return partial
 
 
 def partial_of(target: Path, facts: dict) -> Path:

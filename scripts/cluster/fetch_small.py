@@ -6,11 +6,10 @@ Nothing hangs on it. What does not come whole and right is left to scripts/clust
 import hashlib
 import subprocess
 import tarfile
-from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts.cluster.fetch_file import Copies, partial_of
+from scripts.cluster.fetch_file import Copies, begin
 from scripts.cluster.store_client import PROGRAM, Store
 
 SMALL = 1 << 20  # bytes
@@ -51,11 +50,8 @@ def receive(store: Store, root: str, names: list[str], facts: dict[str, dict], c
 
 def keep(copies: Copies, name: str, content: bytes, facts: dict) -> None:
     """A verified file in its place, and in no other state there."""
-    target: Path = copies.directory / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for old in target.parent.glob(f".{target.name}.*.partial"):
-        old.unlink()
-    partial = partial_of(target, facts)
+    target = copies.directory / name
+    partial = begin(target, facts)
     partial.write_bytes(content)
     partial.rename(target)
     copies.keep(name, facts)

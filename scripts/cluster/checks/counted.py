@@ -4,14 +4,13 @@ Most recipes differ in what no memory hangs on (a learning rate, a seed, a file'
 what was read of its recipe while it was counted, and it holds for every recipe that says the same there.
 """
 
-import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from scripts.image_inputs import files_hash
+from scripts.image_inputs import files_hash, hash_of
 from train.files import write_json
 from train.libraries import import_libraries
 
@@ -55,4 +54,4 @@ def count_memory(recipe: SimpleNamespace, config: dict[str, Any], ranks: int, wi
 def key_of(config: dict[str, Any], ranks: int, width: int) -> str:
     """A file's name for what decides an estimate beside the recipe: model, processes, our code, the libraries."""
     facts = [config, ranks, width, files_hash(), [version(name) for name in LIBRARIES]]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hash_of(facts)[:16]
