@@ -77,6 +77,14 @@ class FleetTrainer(Trainer):
         """Not counted as Trainer does, from the padded tokens of a batch: train.progress knows better."""
         return 0
 
+    # ---- the last step ----
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """Compute nothing where training goes on from its last step: Trainer takes a step before it looks."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     # ---- validation ----
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Validation loss per token over all processes, and perplexity; logged like Trainer's own."""

@@ -73,7 +73,8 @@ class Follow:
 
     def look(self) -> None:
         """How every point stands."""
-        jobs = {job.name: job for job in find_runs(self.cluster, overlay=self.points[0].plan.overlay)}
+        plan = self.points[0].plan  # all points have the overlay's kind of job
+        jobs = {job.name: job for job in find_runs(self.cluster, overlay=plan.overlay, runtime=plan.runtime)}
         if self.trouble:
             self.view.say("the cluster answers again")
             self.trouble = ""

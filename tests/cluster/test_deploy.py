@@ -14,7 +14,7 @@ from tests.cluster.runs import deploy, described, events, kubectl, make, read, w
 pytestmark = pytest.mark.cluster
 
 TEAM = "ft-deployer"
-STEPS = 120  # more than are done while it is looked at and undeployed
+STEPS = 300  # more than are done while it is looked at and undeployed
 RECIPE = {
     "max_steps": STEPS,
     "save_steps": 5,

@@ -27,6 +27,7 @@ TEAM, SOURCE = "ft-fetch", "ft-fetch-source"
 TOKEN = "hf_token-of-these-tests"
 SIZE = 40_000_000
 RATE = 10e6  # bytes a second, while a fetch is disturbed
+TRICKLE = 0.2e6  # once it is in its middle: it stays there while something is typed
 SLACK = 6_000_000  # what was on its way, and what a killed pod had not yet written
 
 
@@ -131,6 +132,7 @@ def test_a_pod_that_is_deleted_in_the_middle_costs_next_to_nothing(world):
     world.hub.rate = RATE
     process = begin(world, "fetch-model", "MODEL=o/large")
     await_sent(world, SIZE // 2, process)
+    world.hub.rate = TRICKLE
     kubectl("delete", "pods", "--selector", "tunefleet.io/role=fetch", "--namespace", TEAM, "--grace-period=1")
     world.hub.rate = None
     said = process.communicate(timeout=300)[0]
@@ -142,9 +144,11 @@ def test_ctrl_c_leaves_the_job_at_work_and_the_same_command_comes_back_to_it(wor
     world.hub.rate = RATE
     process = begin(world, "fetch-model", "MODEL=o/large")
     await_sent(world, SIZE // 4, process)
+    world.hub.rate = TRICKLE
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert "the view is closed, the fetch goes on" in said
+    world.hub.rate = RATE
     assert "runs already" in fetch(world, "fetch-model", "MODEL=o/large")
     assert whole(world) and sum(world.hub.sent.values()) < SIZE + SLACK
 
@@ -153,6 +157,7 @@ def test_a_fetch_is_stopped_and_goes_on_later(world):
     world.hub.rate = RATE
     process = begin(world, "fetch-model", "MODEL=o/large")
     await_sent(world, SIZE // 2, process)
+    world.hub.rate = TRICKLE
     assert "stopped" in fetch(world, "fetch-stop", "MODEL=o/large")
     assert "taken away before it was done" in process.communicate(timeout=60)[0]
     world.hub.rate = None

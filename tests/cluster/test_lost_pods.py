@@ -28,14 +28,14 @@ def test_an_mpijob_survives_a_lost_worker_and_a_lost_launcher(faults, expected):
     faults.strike(run, "MPIJob: a worker is deleted", lambda: faults.delete(faults.named(run, "worker-1")))
     faults.strike(run, "MPIJob: the launcher is deleted", lambda: faults.delete(faults.named(run, "launcher")))
     wait_for_end(SPACE, run)
-    faults.same_curve(run, expected, 1e-3)
+    faults.same_curve(run, expected)
 
 
 def test_a_trainjob_survives_a_lost_pod(faults, expected):
     run = faults.start("trainjob", PAIR)
     faults.strike(run, "TrainJob: a pod is killed", lambda: faults.kill(faults.named(run, "-0-1-")))
     wait_for_end(SPACE, run)
-    faults.same_curve(run, expected, 1e-3)
+    faults.same_curve(run, expected)
 
 
 def test_a_bad_recipe_is_never_tried_again(faults):

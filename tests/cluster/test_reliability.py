@@ -14,6 +14,7 @@ from tests.cluster.runs import kubectl, team, told, wait_for_end
 
 pytestmark = [pytest.mark.cluster, pytest.mark.breaks]
 SPACE = "ft-faults"
+STEPS = 300  # the faults of one run take a minute and more
 ELASTIC = {"nodes": 2, "minNodes": 1}
 
 
@@ -21,12 +22,12 @@ ELASTIC = {"nodes": 2, "minNodes": 1}
 def faults(cluster):
     """A namespace for these runs."""
     with team(SPACE):
-        yield Faults(SPACE)
+        yield Faults(SPACE, STEPS)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory) -> dict[int, float]:
-    return undisturbed(tmp_path_factory.mktemp("undisturbed"))
+    return undisturbed(tmp_path_factory.mktemp("undisturbed"), STEPS)
 
 
 def evict(pod: str) -> None:
@@ -44,7 +45,7 @@ def test_an_indexed_job_survives_lost_and_evicted_pods_and_the_api_server(faults
     if cluster.testbed:
         faults.strike(run, "Job: the API server is restarted", lambda: restart("apiserver"), most=0)
     wait_for_end(SPACE, run)
-    faults.same_curve(run, expected, 1e-3)
+    faults.same_curve(run, expected)
 
 
 def test_an_elastic_pytorchjob_goes_on_without_a_lost_node_and_takes_it_back(faults, cluster, expected):
@@ -63,7 +64,7 @@ def test_an_elastic_pytorchjob_goes_on_without_a_lost_node_and_takes_it_back(fau
         cable(node, "up")
     faults.strike(run, "PyTorchJob: the node is back", lambda: wait_for_two(run), most=1)
     wait_for_end(SPACE, run)
-    faults.same_curve(run, expected, 1e-3)
+    faults.same_curve(run, expected)
 
 
 def wait_for_two(run: str, seconds: float = 240) -> None:

@@ -25,7 +25,7 @@ def space(cluster):
 
 def test_node_lost():
     faults = Faults(SPACE)
-    run = deploy(SPACE, "demo", RECIPE | {"max_steps": 40}, PAIR, "RUNTIME=job")
+    run = deploy(SPACE, "demo", RECIPE, PAIR, "RUNTIME=job")
     wait_for_step(SPACE, run, 12)
     second = faults.named(run, "-1-")
     node = next(pod["spec"]["nodeName"] for pod in faults.pods(run) if pod["metadata"]["name"] == second)

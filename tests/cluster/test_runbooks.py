@@ -12,7 +12,7 @@ pytestmark = pytest.mark.cluster
 SPACE = "ft-runbooks"
 SHORT = {"validation_size": "", "exact_match": ""}
 LONG = SHORT | {
-    "max_steps": 150,  # on a machine of its own a step takes a twelfth of a second, and undeploy two or three
+    "max_steps": 300,  # on a machine of its own a step takes a twelfth of a second, and undeploy two or three
     "save_steps": 10,
     "eval_strategy": "'no'",
     "eval_steps": "",
@@ -108,7 +108,7 @@ def test_resume_takes_old_checkpoint():
 
 
 def test_run_stalled():
-    run = deploy(SPACE, "demo", LONG | {"max_steps": 151}, {})
+    run = deploy(SPACE, "demo", LONG | {"max_steps": 301}, {})
     wait_for_step(SPACE, run, 12)
     (pod,) = running(run)
     kubectl(SPACE, "exec", pod, "--", "python", "-c", STOP, code=None)

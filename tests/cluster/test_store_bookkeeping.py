@@ -42,7 +42,7 @@ def space(cluster, local) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def run(space) -> str:
     """A run on them, by name alone, that has begun to train."""
-    recipe = {"validation_size": 24, "exact_match": "", "max_steps": 120}
+    recipe = {"validation_size": 24, "exact_match": "", "max_steps": 300}
     name = deploy(space, "demo", recipe, {}, f"MODEL={MODEL}", f"DATA={ROWS}")
     wait_for_step(space, name, 1)
     return name
