@@ -20,7 +20,8 @@ STUCK_POD = {
 
 
 def points(names: str = "abcd") -> list[sweep_follow.Point]:
-    return [sweep_follow.Point(f"lora_r={name}", name, SimpleNamespace(run=name, overlay="demo")) for name in names]
+    plans = [SimpleNamespace(run=name, overlay="demo", runtime="job") for name in names]
+    return [sweep_follow.Point(f"lora_r={plan.run}", plan.run, plan) for plan in plans]
 
 
 def follow(some: list[sweep_follow.Point], places: int | None) -> str:
