@@ -46,6 +46,8 @@ QUICK = {
     "validation_size": 0.1,
     "max_length": 512,
 }
+# A run that is struck in its middle: beside other tests `make` takes half a minute, a demo's step a tenth of a second.
+LASTING = {"max_steps": 300, "global_batch_size": 24}
 SMALL = {
     "nodes": 1,
     "minNodes": 1,
@@ -53,7 +55,8 @@ SMALL = {
     "threads": 1,
     "deadlineSeconds": 1800,
     "graceSeconds": 30,
-    "resources.requests.cpu": "100m",  # two nodes of two cores hold many runs beside each other
+    # Half of what it takes: with less, so many runs train at once that `make` is slower than they are.
+    "resources.requests.cpu": "500m",
     "resources.requests.memory": "512Mi",
     "resources.limits.cpu": 1,
     "resources.limits.memory": "3Gi",

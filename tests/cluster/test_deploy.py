@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.preflight_asks import as_deployer
-from tests.cluster.runs import deploy, described, events, kubectl, make, read, wait_for_end, wait_for_step
+from tests.cluster.runs import LASTING, deploy, described, events, kubectl, make, read, wait_for_end, wait_for_step
 
 pytestmark = pytest.mark.cluster
 
 TEAM = "ft-deployer"
-STEPS = 300  # more than are done while it is looked at and undeployed
-RECIPE = {
-    "max_steps": STEPS,
+STEPS = LASTING["max_steps"]
+RECIPE = LASTING | {
     "save_steps": 5,
     "eval_strategy": "'no'",
     "eval_steps": "",

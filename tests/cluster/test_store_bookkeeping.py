@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scripts.cluster.names import DATA_ACCESS
-from tests.cluster.runs import ROOT, deploy, kubectl, make, read, rows_as, team, wait_for_end, wait_for_step
+from tests.cluster.runs import LASTING, ROOT, deploy, kubectl, make, read, rows_as, team, wait_for_end, wait_for_step
 from tests.stores import put
 
 pytestmark = pytest.mark.cluster
@@ -42,7 +42,7 @@ def space(cluster, local) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def run(space) -> str:
     """A run on them, by name alone, that has begun to train."""
-    recipe = {"validation_size": 24, "exact_match": "", "max_steps": 300}
+    recipe = LASTING | {"validation_size": 24, "exact_match": ""}
     name = deploy(space, "demo", recipe, {}, f"MODEL={MODEL}", f"DATA={ROWS}")
     wait_for_step(space, name, 1)
     return name
