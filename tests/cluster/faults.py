@@ -65,12 +65,16 @@ class Faults:
         """The name of the run's running pod that has this in it."""
         return next(pod["metadata"]["name"] for pod in self.pods(run) if part in pod["metadata"]["name"])
 
-    def strike(self, run: str, what: str, fault, most: int = EVERY + 1) -> None:
-        """Let something happen to a run, and see it go on: how many steps are done again, after how many seconds."""
+    def strike(self, run: str, what: str, fault, most: int = EVERY + 1, stops: bool = True) -> None:
+        """Let something happen to a run, and see it go on: how many steps are done again, after how many seconds.
+
+        `stops`: it ends the training, which then goes on from a checkpoint.
+        """
         reached = max((event["step"] for event in events(self.space, run) if event["event"] == "step"), default=0)
         began = time.time()
         fault()
-        again = wait_for_step(self.space, run, 1, after=began + 3)
+        since = wait_for_step(self.space, run, 1, after=began, kind="resumed")["time"] if stops else began + 3
+        again = wait_for_step(self.space, run, 1, after=since)
         kept = [
             event["step"] for event in events(self.space, run) if event["event"] == "resumed" and event["time"] > began
         ]

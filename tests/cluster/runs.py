@@ -136,15 +136,17 @@ def told(log: str) -> list[dict]:
     return [json.loads(line.removeprefix(EVENT)) for line in log.splitlines() if line.startswith(EVENT)]
 
 
-def wait_for_step(namespace: str, run: str, step: int, after: float = 0.0, seconds: float = 240) -> dict:
+def wait_for_step(
+    namespace: str, run: str, step: int, after: float = 0.0, seconds: float = 240, kind: str = "step"
+) -> dict:
     """The first event of a step at or beyond `step` that was told after a moment. Fails where none comes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for event in events(namespace, run):
-            if event["event"] == "step" and event["step"] >= step and event["time"] > after:
+            if event["event"] == kind and event["step"] >= step and event["time"] > after:
                 return event
         time.sleep(1)
-    raise AssertionError(f"{run}: no step {step} within {seconds} s; last: {events(namespace, run)[-3:]}")
+    raise AssertionError(f"{run}: no {kind} {step} within {seconds} s; last: {events(namespace, run)[-3:]}")
 
 
 def wait_for_end(namespace: str, run: str, code: int = 0) -> str:

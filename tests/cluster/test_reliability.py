@@ -43,7 +43,7 @@ def test_an_indexed_job_survives_lost_and_evicted_pods_and_the_api_server(faults
     faults.strike(run, "Job: the first pod is deleted", lambda: faults.delete(faults.named(run, "-0-")))
     faults.strike(run, "Job: a pod is evicted", lambda: evict(faults.named(run, "-1-")), most=1)
     if cluster.testbed:
-        faults.strike(run, "Job: the API server is restarted", lambda: restart("apiserver"), most=0)
+        faults.strike(run, "Job: the API server is restarted", lambda: restart("apiserver"), most=0, stops=False)
     wait_for_end(SPACE, run)
     faults.same_curve(run, expected)
 
@@ -52,7 +52,8 @@ def test_an_elastic_pytorchjob_goes_on_without_a_lost_node_and_takes_it_back(fau
     if not cluster.testbed:
         pytest.skip("loses a node: the testbed's alone")
     run = faults.start("pytorchjob", ELASTIC)
-    faults.strike(run, "PyTorchJob: the operator is restarted", lambda: restart("operator-training"), most=0)
+    restarted = "PyTorchJob: the operator is restarted"
+    faults.strike(run, restarted, lambda: restart("operator-training"), most=0, stops=False)
     node = next(pod["spec"]["nodeName"] for pod in faults.pods(run) if pod["metadata"]["name"].endswith("worker-1"))
     faults.keep_data_access_off(node)
     try:

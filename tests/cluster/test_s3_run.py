@@ -15,6 +15,7 @@ from scripts.s3 import objects
 from tests.cluster import bucket
 from tests.cluster.runs import (
     COLUMNS,
+    LASTING,
     QUICK,
     curve,
     deploy,
@@ -35,11 +36,12 @@ pytestmark = pytest.mark.cluster
 SPACE = "ft-s3"
 STORE = "s3://runs/team"
 EVERY = 10  # steps between two checkpoints
-STEPS = 120
+STEPS = LASTING["max_steps"]
 SILENCE = 25.0  # seconds without the server: longer than one look at it is tried
 RECIPE = {
+    **LASTING,
+    "learning_rate": "3.0e-4",
     "max_grad_norm": 1.0,
-    "max_steps": STEPS,
     "save_steps": EVERY,
     "eval_strategy": "'no'",
     "eval_steps": "",
