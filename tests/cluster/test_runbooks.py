@@ -6,18 +6,21 @@ import time
 import pytest
 
 from tests.cluster.runbook_pages import PAGES, Desk, commands, until_told
-from tests.cluster.runs import deploy, events, kubectl, make, team, wait_for_end, wait_for_step
+from tests.cluster.runs import LASTING, deploy, events, kubectl, make, team, wait_for_end, wait_for_step
 
 pytestmark = pytest.mark.cluster
 SPACE = "ft-runbooks"
 SHORT = {"validation_size": "", "exact_match": ""}
-LONG = SHORT | {
-    "max_steps": 20_000,  # is never over while somebody types
-    "save_steps": 10,
-    "eval_strategy": "'no'",
-    "eval_steps": "",
-    "load_best_model_at_end": "false",
-}
+LONG = (
+    SHORT
+    | LASTING
+    | {
+        "save_steps": 10,
+        "eval_strategy": "'no'",
+        "eval_steps": "",
+        "load_best_model_at_end": "false",
+    }
+)
 
 STOP = """
 import os, signal
@@ -104,11 +107,11 @@ def test_resume_takes_old_checkpoint():
     wait_for_step(SPACE, run, 1, after=before)
     seen = desk.type("resume-takes-old-checkpoint", "Diagnosis")
     assert "passed over, kept as damaged-checkpoint-" in seen and "damaged-checkpoint-" in seen.rpartition("$")[2], seen
-    make(SPACE, "undeploy", f"RUN={run}")
+    wait_for_end(SPACE, run)
 
 
 def test_run_stalled():
-    run = deploy(SPACE, "demo", LONG | {"max_steps": 20_001}, {})
+    run = deploy(SPACE, "demo", LONG | {"max_steps": LASTING["max_steps"] + 1}, {})
     wait_for_step(SPACE, run, 12)
     (pod,) = running(run)
     kubectl(SPACE, "exec", pod, "--", "python", "-c", STOP, code=None)
@@ -119,7 +122,7 @@ def test_run_stalled():
     desk.type("run-stalled", "Mitigation")
     wait_for_step(SPACE, run, 13, after=before)
     assert any(event["event"] == "resumed" and event["time"] > before for event in events(SPACE, run))
-    make(SPACE, "undeploy", f"RUN={run}")
+    wait_for_end(SPACE, run)
 
 
 def test_store_full():
