@@ -13,6 +13,7 @@ import pytest
 from scripts.fetch import ask as questions
 from scripts.fetch import session, transfer, watchdog
 from scripts.fetch.messages import Asked, FetchFailed
+from tests.clock import set_time
 from tests.hub.cases import (
     add_model,
     assert_same,
@@ -179,7 +180,7 @@ def test_a_storage_host_that_never_gives_a_file_ends_with_a_word_and_not_as_bad_
     hub, tmp_path, store, refused, monkeypatch
 ):
     monkeypatch.setattr(watchdog, "TRIES", 2)
-    monkeypatch.setattr(watchdog.time, "sleep", lambda seconds: None)
+    set_time(monkeypatch, watchdog, sleep=lambda seconds: None)
     with serve(tmp_path / "hub") as storage:
         hub.storage = storage.endpoint
         storage.faults.append(Fault("answer", f"storage/*{weights(2)}", status=403, times=99))

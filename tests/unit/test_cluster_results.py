@@ -17,6 +17,7 @@ from scripts.cluster.fetch_file import Copies
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.results import chosen_names, copy, destination
 from scripts.cluster.store_client import PROGRAM, Store
+from tests.clock import set_time
 from train.errors import InputError
 
 SIZE = 3_000_000
@@ -50,7 +51,7 @@ class NearStore(Store):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch) -> NearStore:
-    monkeypatch.setattr(results.time, "sleep", lambda seconds: None)
+    set_time(monkeypatch, results, sleep=lambda seconds: None)
     run = tmp_path / "store" / "runs" / "medical-1"
     for name, content in {
         "adapter/weights": random.Random(0).randbytes(SIZE),

@@ -17,6 +17,7 @@ import pytest
 from scripts.cluster import watch
 from scripts.cluster.progress import Progress, read_event, replay, step_line, take
 from scripts.cluster.watch_view import View, state_lines
+from tests.clock import set_time
 from tests.unit.test_cluster_jobs import RUNNING, ended, pod
 from tests.unit.test_cluster_jobs import job as a_job
 
@@ -107,7 +108,7 @@ def test_the_view_says_why_a_run_waits_and_that_the_cluster_is_away():
 
 def test_a_job_that_nothing_ends_is_said_once(tmp_path, monkeypatch):
     path, now = tmp_path / "seen", [1000.0]
-    monkeypatch.setattr("scripts.cluster.watch.time.monotonic", lambda: now[0])
+    set_time(monkeypatch, watch, monotonic=lambda: now[0])
     with path.open("w") as out:
         follower = watch.Watch(None, "r", View(out, live=False))
         follower.listener = SimpleNamespace(attend=lambda _: None)

@@ -17,6 +17,7 @@ from file_server import serve
 
 from scripts.fetch import data, from_file, from_url, hub
 from scripts.fetch.messages import FetchFailed
+from tests.clock import set_time
 from tests.makefile import ROOT
 from train import stored
 from train.data_hub import read_dataset
@@ -30,7 +31,7 @@ REVISION = f"sha256-{HASH[:16]}"
 @pytest.fixture
 def server(monkeypatch):
     """The server with rows.jsonl; nobody waits between tries."""
-    monkeypatch.setattr(from_url.time, "sleep", lambda seconds: None)
+    set_time(monkeypatch, from_url, sleep=lambda seconds: None)
     with serve() as files:
         files.content["/rows.jsonl"] = ROWS
         yield files
@@ -130,7 +131,7 @@ def test_a_page_that_says_no_never_becomes_a_data_set_even_with_its_own_checksum
 
 def test_a_server_that_is_busy_is_waited_for_as_it_says(server, store, monkeypatch, capfd):
     waits = []
-    monkeypatch.setattr(from_url.time, "sleep", waits.append)
+    set_time(monkeypatch, from_url, sleep=waits.append)
     server.busy = [(429, "12"), (503, "")]
     assert is_published(from_url.fetch_url(f"{server.address}/rows.jsonl", HASH, store), store)
     assert waits == [12.0, 2.0]
@@ -286,7 +287,7 @@ def test_a_server_that_refuses_is_not_asked_again(server, store, status, words):
 
 
 def test_a_name_that_nobody_knows_is_said_after_some_tries(store, monkeypatch):
-    monkeypatch.setattr(from_url.time, "sleep", lambda seconds: None)
+    set_time(monkeypatch, from_url, sleep=lambda seconds: None)
     with pytest.raises(FetchFailed, match=r"the name host\.invalid is not known here"):
         from_url.fetch_url("https://host.invalid/rows.jsonl", HASH, store)
 

@@ -19,6 +19,7 @@ from scripts import pod, pod_mpi, pod_peers, pod_training
 from scripts.cluster.placement import dump_placement
 from scripts.pod_place import read_place
 from scripts.pod_prepare import settle
+from tests.clock import set_time
 from tests.tiny import ROOT
 from train import mpi_rank
 from train.errors import InputError
@@ -115,7 +116,7 @@ def attempts(monkeypatch, place):
     """Lets train() meet a list of (status, signal, reason, newest checkpoint afterwards); returns what it told."""
     told, steps = [], [0]
     monkeypatch.setattr(pod_training, "newest", lambda run: steps[-1])
-    monkeypatch.setattr(pod_training.time, "sleep", lambda seconds: None)
+    set_time(monkeypatch, pod_training, sleep=lambda seconds: None)
     monkeypatch.setattr(pod_training, "tell", lambda event, **facts: told.append(event))
 
     def meet(*outcomes):
@@ -241,8 +242,7 @@ def waiting(monkeypatch, place):
 
     def wait(prepares, trains, capsys):
         now = [0.0]
-        monkeypatch.setattr(pod.time, "monotonic", lambda: now[0])
-        monkeypatch.setattr(pod.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+        set_time(monkeypatch, pod, monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
         monkeypatch.setattr(pod, "tell", lambda *_, **__: None)
         ports = {pod_peers.PORT: prepares, place.port: trains}
         monkeypatch.setattr(pod, "answers", lambda host, port: host == place.leader and now[0] >= ports[port])
@@ -265,7 +265,7 @@ def test_a_leader_that_prepares_for_long_is_no_cause_for_advice(waiting, capsys)
 def test_the_pods_of_a_pytorchjob_stay_until_the_first_has_told_its_end_and_is_gone(place, monkeypatch):
     """The operator ends all pods of an elastic job as soon as one has succeeded, also one that is telling."""
     now = [0.0]
-    monkeypatch.setattr(pod.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    set_time(monkeypatch, pod, sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
     monkeypatch.setattr(pod, "tell", lambda *_, **__: None)
     monkeypatch.setattr(pod, "run_status", lambda run: "complete" if now[0] >= 60 else "incomplete, has data")
     monkeypatch.setattr(pod, "answers", lambda host, port: (host, port) == (place.leader, pod.PORT) and now[0] < 95)

@@ -11,6 +11,7 @@ import pytest
 from scripts.cluster import deploy
 from scripts.cluster.kubectl import Cluster, Refused
 from scripts.cluster.names import IDENTITY
+from tests.clock import set_time
 from tests.unit.test_cluster_jobs import RUNNING, job, pod
 
 
@@ -36,8 +37,7 @@ class Leaving(Cluster):
 def clock(monkeypatch):
     """A second goes by only where somebody sleeps for one."""
     now = [100.0]
-    monkeypatch.setattr(deploy.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(deploy.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    set_time(monkeypatch, deploy, monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
 
 
 def test_what_the_pods_need_to_save_and_leave_goes_after_them(capsys):

@@ -11,6 +11,7 @@ import torch
 
 from scripts.cluster.progress import Progress as Followed
 from scripts.cluster.progress import take
+from tests.clock import set_time
 from tests.unit.test_progress import progress
 from train import utilisation
 from train.report import page_parts, read_run
@@ -23,7 +24,7 @@ from train.utilisation import LEAST_STEPS, Utilisation, slowest_of
 def clock(monkeypatch):
     """Time goes by only where the test says so."""
     now = [100.0]
-    monkeypatch.setattr(utilisation.time, "perf_counter", lambda: now[0])
+    set_time(monkeypatch, utilisation, perf_counter=lambda: now[0])
     return now
 
 
