@@ -470,7 +470,7 @@ test: lint ## Formatting, linters, generated files, unit tests, every bad input,
 	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile -m "not faults and not nodes and not image and not cluster"
 
 .PHONY: test-faults
-test-faults: $(DEV) ## Kills at random moments, one recipe on several layouts of processes, use cases (many minutes).
+test-faults: $(DEV) ## Kills at random moments, one recipe on several layouts of processes, make eval's harness (many minutes).
 	$(PYTHON) -m pytest -m faults
 
 .PHONY: test-nodes
@@ -480,7 +480,11 @@ test-nodes: $(DEV) ## Push to real nodes, with faults: TUNEFLEET_TEST_INVENTORY,
 
 .PHONY: test-cluster
 test-cluster: $(DEV) ## Every use case on a real cluster, with faults: TUNEFLEET_TEST_CLUSTER=1 for kubectl's, or the testbed (minutes).
-	$(PYTHON) -m tests.cluster.everything
+	$(PYTHON) -m tests.cluster.everything use-cases
+
+.PHONY: test-operations
+test-operations: $(DEV) ## What is done around runs on a cluster: sweeps, S3, delivery, serving, runbooks; as test-cluster (many minutes).
+	$(PYTHON) -m tests.cluster.everything operations
 
 .PHONY: test-image
 test-image: $(DEV) ## Build the image without network and run it: needs buildah, podman, mmdebstrap and root (minutes).

@@ -1,8 +1,9 @@
-"""`make test-cluster`: brings the testbed up once, then all tests of a cluster, as many at a time as they stand.
+"""`make test-cluster` and `make test-operations`: brings the testbed up once, then runs what can be run at a time.
 
-    python -m tests.cluster.everything
+    python -m tests.cluster.everything use-cases|operations
 
-What only asks runs beside the use cases; what breaks nodes or operators runs alone, last. Arguments go to pytest.
+What only asks runs beside the use cases; what breaks nodes or operators, or strikes runs, runs alone, last. More
+arguments go to pytest.
 """
 
 import contextlib
@@ -12,10 +13,8 @@ import sys
 
 from tests.cluster import testbed
 
-PHASES = (
-    (["-m", "cluster and not breaks"], ["--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder"]),
-    (["-m", "cluster and breaks and not faults"], []),
-)
+TESTS = {"use-cases": "cluster and not operations", "operations": "cluster and operations"}
+PHASES = (("not breaks", ["--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder"]), ("breaks", []))
 AGAIN = ["--last-failed", "--last-failed-no-failures", "none"]
 NOTHING_LEFT = 5  # pytest's status when it ran no test
 
@@ -24,15 +23,15 @@ def main() -> int:
     own = os.environ.get("TUNEFLEET_TEST_CLUSTER") == "1"
     try:
         with contextlib.nullcontext() if own else testbed.running():
-            return max(run(chosen, beside) for chosen, beside in PHASES)
+            return max(run(f"{TESTS[sys.argv[1]]} and {which}", beside) for which, beside in PHASES)
     except testbed.CannotRun as why:
-        print(f"skipped: all tests of a cluster: {why}")
+        print(f"skipped: {sys.argv[1]} on a cluster: {why}")
         return 0
 
 
-def run(chosen: list[str], beside: list[str]) -> int:
+def run(chosen: str, beside: list[str]) -> int:
     """Run one phase; what fails is run once more by itself, because nodes and clocks are real, and both are seen."""
-    command = [sys.executable, "-m", "pytest", *chosen, *sys.argv[1:]]
+    command = [sys.executable, "-m", "pytest", "-m", chosen, *sys.argv[2:]]
     status = subprocess.run([*command, *beside]).returncode
     if status not in (0, NOTHING_LEFT):
         print("what failed is run once more, alone", flush=True)

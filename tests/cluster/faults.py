@@ -33,7 +33,7 @@ PAIR = {"nodes": 2, "minNodes": 2}
 WITHIN = 1e-4  # of an undisturbed run's loss
 
 
-def undisturbed(runs: Path, steps: int = RECIPE["max_steps"]) -> dict[int, float]:
+def undisturbed(runs: Path, steps: int) -> dict[int, float]:
     """The curve of the same recipe in two processes on this machine."""
     values = [f"{key}={value}" for key, value in (QUICK | RECIPE | {"max_steps": steps}).items()]
     run, _ = run_chain(runs, "demo", "--until", "train", "--nproc", "2", "--threads", "1", "--set", *values)
@@ -45,11 +45,10 @@ class Faults:
     """What happens to runs of one namespace."""
 
     space: str
-    steps: int = RECIPE["max_steps"]
 
-    def start(self, runtime: str, place: dict) -> str:
+    def start(self, runtime: str, place: dict, steps: int) -> str:
         """A run of the demo by this runtime that is at its first steps."""
-        run = deploy(self.space, "demo", RECIPE | {"max_steps": self.steps}, place, f"RUNTIME={runtime}")
+        run = deploy(self.space, "demo", RECIPE | {"max_steps": steps}, place, f"RUNTIME={runtime}")
         wait_for_step(self.space, run, 2)
         return run
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,13 +137,27 @@ def told(log: str) -> list[dict]:
     return [json.loads(line.removeprefix(EVENT)) for line in log.splitlines() if line.startswith(EVENT)]
 
 
+def followed(namespace: str, run: str, seconds: float) -> Iterator[dict]:
+    """What the run's leader tells, as it comes; ends with the connection, or after so many seconds."""
+    follow = f"timeout {seconds:.0f} tail -n +1 -F /store/runs/{run}/log.jsonl"
+    command = ["kubectl", "--namespace", namespace, "exec", "deploy/data-access", "--", "sh", "-c", follow]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        alarm = threading.Timer(seconds + 5, process.kill)  # a node that is lost ends nothing
+        alarm.start()
+        try:
+            yield from (json.loads(line) for line in process.stdout if line.endswith("}\n"))
+        finally:
+            alarm.cancel()
+            process.kill()
+
+
 def wait_for_step(
     namespace: str, run: str, step: int, after: float = 0.0, seconds: float = 240, kind: str = "step"
 ) -> dict:
     """The first event of a step at or beyond `step` that was told after a moment. Fails where none comes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        for event in events(namespace, run):
+        for event in followed(namespace, run, deadline - time.monotonic()):
             if event["event"] == kind and event["step"] >= step and event["time"] > after:
                 return event
         time.sleep(1)

@@ -15,7 +15,7 @@ from tests.cluster.bench_deliver import COMMIT, MODEL
 from tests.cluster.teams import end_team, make_team
 from train.files import hash_file
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.operations]
 
 ROOT = Path(__file__).resolve().parents[2]
 TEAM = "ft-deliver"

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cluster.runs import COLUMNS, ROOT, clean, described, kubectl, make, put, read, rows_as, team, wait_for_step
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.operations]
 SPACE = "ft-sweep"
 RANKS = [8, 16, 32, 64]
 ADMITTED = 2

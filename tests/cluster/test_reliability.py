@@ -1,20 +1,23 @@
 """What a run on a cluster survives, with its figures: steps lost, seconds to go on. Breaks nodes and operators.
 
 Each run meets several faults one after the other and ends with the curve of the same recipe undisturbed on one machine.
+Nothing runs beside them: a command that takes half a minute would strike a run that is over.
 """
 
 import json
 import time
+from collections.abc import Callable
+from functools import cache, partial
 
 import pytest
 
-from tests.cluster.faults import PAIR, Faults, cable, undisturbed
+from tests.cluster.faults import PAIR, RECIPE, Faults, cable, undisturbed
 from tests.cluster.programs import restart
-from tests.cluster.runs import kubectl, team, told, wait_for_end
+from tests.cluster.runs import deploy, kubectl, team, told, wait_for_end
 
 pytestmark = [pytest.mark.cluster, pytest.mark.breaks]
 SPACE = "ft-faults"
-STEPS = 300  # the faults of one run take a minute and more
+FEW, MANY = 150, 300  # steps: several faults of one run take a minute and more
 ELASTIC = {"nodes": 2, "minNodes": 1}
 
 
@@ -22,12 +25,13 @@ ELASTIC = {"nodes": 2, "minNodes": 1}
 def faults(cluster):
     """A namespace for these runs."""
     with team(SPACE):
-        yield Faults(SPACE, STEPS)
+        yield Faults(SPACE)
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> dict[int, float]:
-    return undisturbed(tmp_path_factory.mktemp("undisturbed"), STEPS)
+def expected(tmp_path_factory) -> Callable[[int], dict[int, float]]:
+    """The curve of so many steps undisturbed."""
+    return cache(partial(undisturbed, tmp_path_factory.mktemp("undisturbed")))
 
 
 def evict(pod: str) -> None:
@@ -38,20 +42,45 @@ def evict(pod: str) -> None:
 
 
 def test_an_indexed_job_survives_lost_and_evicted_pods_and_the_api_server(faults, cluster, expected):
-    run = faults.start("job", PAIR)
+    run = faults.start("job", PAIR, MANY)
     faults.strike(run, "Job: a pod is killed", lambda: faults.kill(faults.named(run, "-1-")))
     faults.strike(run, "Job: the first pod is deleted", lambda: faults.delete(faults.named(run, "-0-")))
     faults.strike(run, "Job: a pod is evicted", lambda: evict(faults.named(run, "-1-")), most=1)
     if cluster.testbed:
         faults.strike(run, "Job: the API server is restarted", lambda: restart("apiserver"), most=0, stops=False)
     wait_for_end(SPACE, run)
-    faults.same_curve(run, expected)
+    faults.same_curve(run, expected(MANY))
+
+
+def test_an_mpijob_survives_a_lost_worker_and_a_lost_launcher(faults, expected):
+    run = faults.start("mpijob", PAIR, FEW)
+    faults.strike(run, "MPIJob: a worker is deleted", lambda: faults.delete(faults.named(run, "worker-1")))
+    faults.strike(run, "MPIJob: the launcher is deleted", lambda: faults.delete(faults.named(run, "launcher")))
+    wait_for_end(SPACE, run)
+    faults.same_curve(run, expected(FEW))
+
+
+def test_a_trainjob_survives_a_lost_pod(faults, expected):
+    run = faults.start("trainjob", PAIR, FEW)
+    faults.strike(run, "TrainJob: a pod is killed", lambda: faults.kill(faults.named(run, "-0-1-")))
+    wait_for_end(SPACE, run)
+    faults.same_curve(run, expected(FEW))
+
+
+def test_a_bad_recipe_is_never_tried_again(faults):
+    run = deploy(SPACE, "demo", RECIPE | {"validation_size": 0.1}, {}, "DATA=datasets/absent.jsonl", "FORCE=1")
+    wait_for_end(SPACE, run, code=1)
+    found = json.loads(kubectl(SPACE, "get", "pods", "--selector", f"tunefleet.io/run={run}", "-o", "json"))["items"]
+    assert len(found) == 1, "one try"
+    ended = found[0]["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert ended["exitCode"] == 2 and "datasets/absent.jsonl" in ended["message"]
+    assert "datasets/absent.jsonl" in kubectl(SPACE, "logs", found[0]["metadata"]["name"])
 
 
 def test_an_elastic_pytorchjob_goes_on_without_a_lost_node_and_takes_it_back(faults, cluster, expected):
     if not cluster.testbed:
         pytest.skip("loses a node: the testbed's alone")
-    run = faults.start("pytorchjob", ELASTIC)
+    run = faults.start("pytorchjob", ELASTIC, MANY)
     restarted = "PyTorchJob: the operator is restarted"
     faults.strike(run, restarted, lambda: restart("operator-training"), most=0, stops=False)
     node = next(pod["spec"]["nodeName"] for pod in faults.pods(run) if pod["metadata"]["name"].endswith("worker-1"))
@@ -65,7 +94,7 @@ def test_an_elastic_pytorchjob_goes_on_without_a_lost_node_and_takes_it_back(fau
         cable(node, "up")
     faults.strike(run, "PyTorchJob: the node is back", lambda: wait_for_two(run), most=1)
     wait_for_end(SPACE, run)
-    faults.same_curve(run, expected)
+    faults.same_curve(run, expected(MANY))
 
 
 def wait_for_two(run: str, seconds: float = 240) -> None:

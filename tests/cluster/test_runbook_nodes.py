@@ -1,4 +1,4 @@
-"""Runbooks of nodes that are lost, or without the image. They take from nodes what others need: `make test-faults`."""
+"""Runbooks of nodes that are lost, or without the image. They take from nodes what others need."""
 
 import re
 import time
@@ -9,7 +9,7 @@ from tests.cluster.faults import PAIR, RECIPE, Faults, cable
 from tests.cluster.runbook_pages import Desk, commands, until_told
 from tests.cluster.runs import deploy, kubectl, make, team, wait_for_end, wait_for_step
 
-pytestmark = [pytest.mark.cluster, pytest.mark.breaks, pytest.mark.faults]
+pytestmark = [pytest.mark.cluster, pytest.mark.breaks, pytest.mark.operations]
 SPACE = "ft-runbook-nodes"
 SHORT = {"validation_size": "", "exact_match": ""}
 

@@ -7,7 +7,7 @@ from tests.cluster.runbook_pages import Desk, until_told
 from tests.cluster.runs import deploy, kubectl, make, team, wait_for_end
 from tests.s3 import s3_server
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.operations]
 SPACE = "ft-runbook-s3"
 STORE = "s3://finetune/argilla"  # as on the page
 RECIPE = {"max_grad_norm": 1.0}

@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.runbook_pages import PAGES, Desk, commands, until_told
 from tests.cluster.runs import LASTING, deploy, events, kubectl, make, team, wait_for_end, wait_for_step
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.operations]
 SPACE = "ft-runbooks"
 SHORT = {"validation_size": "", "exact_match": ""}
 LONG = (

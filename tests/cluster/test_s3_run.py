@@ -32,7 +32,7 @@ from tests.s3 import s3_server
 from train import checkpoint
 from train.files import hash_file
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.operations]
 SPACE = "ft-s3"
 STORE = "s3://runs/team"
 EVERY = 10  # steps between two checkpoints

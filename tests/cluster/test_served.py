@@ -17,7 +17,7 @@ from tests.cluster.preflight_asks import as_deployer
 from tests.cluster.runs import ROOT, clean, kubectl, make
 from tests.cluster.teams import eventually, pod, reached
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.operations]
 
 TEAM, RUN = "ft-serve", "served-1"
 MINE = f"--selector=tunefleet.io/serve={RUN}"

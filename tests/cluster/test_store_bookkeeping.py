@@ -14,7 +14,7 @@ from scripts.cluster.names import DATA_ACCESS
 from tests.cluster.runs import LASTING, ROOT, deploy, kubectl, make, read, rows_as, team, wait_for_end, wait_for_step
 from tests.stores import put
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.operations]
 SPACE = "ft-store"
 MODEL, ROWS = "tests/tiny", "tests/rows"
 
