@@ -20,6 +20,7 @@ from ansible_collections.tunefleet.nodes.plugins.module_utils.chunks import blob
 from ansible_collections.tunefleet.nodes.plugins.module_utils.tools import NodeError, find
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+PIECE = 256 << 10  # bytes written at once
 
 
 def small_blobs(image):
@@ -83,40 +84,49 @@ def verify(image, directory, missing, keep=False):
 
 def write_archive(stream, image, name, directory, missing, unpacked):
     """The tar. With `unpacked`, layers are decompressed on the way: Docker before 23 does not know zstd."""
-    with tarfile.open(fileobj=stream, mode="w|") as tar:
-
-        def add(path, data):
-            member = tarfile.TarInfo(path)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-
-        docker = {
-            "Config": blob_name(image["config"]),
-            "RepoTags": [name],
-            "Layers": [blob_name(layer["digest"]) for layer in image["layers"]],
-        }
-        add("oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
-        add("index.json", json.dumps(index(image, name)).encode())
-        add("manifest.json", json.dumps([docker]).encode())
-        for digest, data in small_blobs(image).items():
-            add(blob_name(digest), data)
-        written = set()
-        for layer in image["layers"]:
-            if layer["digest"] in missing and layer["digest"] not in written:
-                written.add(layer["digest"])
-                add_layer(tar, layer, blob_path(directory, layer["digest"]), unpacked)
+    docker = {
+        "Config": blob_name(image["config"]),
+        "RepoTags": [name],
+        "Layers": [blob_name(layer["digest"]) for layer in image["layers"]],
+    }
+    small = {
+        "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+        "index.json": json.dumps(index(image, name)).encode(),
+        "manifest.json": json.dumps([docker]).encode(),
+    }
+    small.update((blob_name(digest), data) for digest, data in small_blobs(image).items())
+    for path, data in small.items():
+        add(stream, path, len(data), io.BytesIO(data))
+    written = set()
+    for layer in image["layers"]:
+        if layer["digest"] in missing and layer["digest"] not in written:
+            written.add(layer["digest"])
+            add_layer(stream, layer, blob_path(directory, layer["digest"]), unpacked)
+    stream.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
-def add_layer(tar, layer, path, unpacked):
-    member = tarfile.TarInfo(blob_name(layer["digest"]))
+def add_layer(stream, layer, path, unpacked):
     if not unpacked or not layer["media_type"].endswith("zstd"):
-        member.size = layer["size"]
         with open(path, "rb") as blob:
-            tar.addfile(member, blob)
+            add(stream, blob_name(layer["digest"]), layer["size"], blob)
         return
-    member.size = layer["unpacked_size"]
     with subprocess.Popen([find("zstd"), "-dcq", path], stdout=subprocess.PIPE) as process:
-        tar.addfile(member, process.stdout)
+        add(stream, blob_name(layer["digest"]), layer["unpacked_size"], process.stdout)
+
+
+def add(stream, path, size, data):
+    """One file of the tar. TarFile's own writing into a stream copies every byte three times, 10 kB at a time."""
+    member = tarfile.TarInfo(path)
+    member.size = size
+    stream.write(member.tobuf(tarfile.USTAR_FORMAT))
+    left = size
+    while left:
+        piece = data.read(min(left, PIECE))
+        if not piece:
+            raise NodeError(f"{path} ends {left} bytes early", "push again")
+        stream.write(piece)
+        left -= len(piece)
+    stream.write(bytes(-size % tarfile.BLOCKSIZE))
 
 
 def blob_name(digest):

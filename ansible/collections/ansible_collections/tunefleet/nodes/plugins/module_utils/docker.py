@@ -80,8 +80,8 @@ class Docker:
         there = run([self.docker, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).split()
         return [name for name in there if name.startswith(INCOMING)]
 
-    def drop_leftover(self, name):
-        run([self.docker, "image", "rm", name], seconds=LONG)
+    def drop_leftovers(self, names):
+        run([self.docker, "image", "rm", *names], seconds=LONG)
 
     def remove(self, image):
         there = run([self.docker, "image", "ls", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"])

@@ -43,9 +43,9 @@ def main(orders):
     except (NodeError, OSError) as error:
         say({"problem": str(error)})
     finally:
-        if not whole and made:
-            for name in set(made) & set(runtime.leftovers()):
-                runtime.drop_leftover(name)
+        left = [name for name in runtime.leftovers() if name in made] if made and not whole else []
+        if left:
+            runtime.drop_leftovers(left)
 
 
 def listen(orders):

@@ -135,8 +135,9 @@ def bring_in(request, runtime):
 def clean(request, runtime, keep=None):
     """Away with what unfinished pushes left. True when there was something."""
     changed = False
-    for name in [] if keep else runtime.leftovers():
-        runtime.drop_leftover(name)
+    left = [] if keep else runtime.leftovers()
+    if left:
+        runtime.drop_leftovers(left)
         changed = True
     parent = os.path.dirname(request["directory"])
     for name in os.listdir(parent) if os.path.isdir(parent) else []:
