@@ -6,6 +6,7 @@ What only asks runs beside the use cases; what breaks nodes or operators, or str
 arguments go to pytest.
 """
 
+import argparse
 import contextlib
 import os
 import subprocess
@@ -20,18 +21,21 @@ NOTHING_LEFT = 5  # pytest's status when it ran no test
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=TESTS)
+    arguments, flags = parser.parse_known_args()
     own = os.environ.get("TUNEFLEET_TEST_CLUSTER") == "1"
     try:
         with contextlib.nullcontext() if own else testbed.running():
-            return max(run(f"{TESTS[sys.argv[1]]} and {which}", beside) for which, beside in PHASES)
+            return max(run(f"{TESTS[arguments.what]} and {which}", flags, beside) for which, beside in PHASES)
     except testbed.CannotRun as why:
-        print(f"skipped: {sys.argv[1]} on a cluster: {why}")
+        print(f"skipped: {arguments.what} on a cluster: {why}")
         return 0
 
 
-def run(chosen: str, beside: list[str]) -> int:
+def run(chosen: str, flags: list[str], beside: list[str]) -> int:
     """Run one phase; what fails is run once more by itself, because nodes and clocks are real, and both are seen."""
-    command = [sys.executable, "-m", "pytest", "-m", chosen, *sys.argv[2:]]
+    command = [sys.executable, "-m", "pytest", "-m", chosen, *flags]
     status = subprocess.run([*command, *beside]).returncode
     if status not in (0, NOTHING_LEFT):
         print("what failed is run once more, alone", flush=True)
