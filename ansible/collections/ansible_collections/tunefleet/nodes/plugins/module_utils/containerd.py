@@ -97,7 +97,8 @@ class Containerd:
         return [name for name in run([*self.ctr, "images", "ls", "--quiet"]).split() if name.startswith(INCOMING)]
 
     def drop_leftovers(self, names):
-        self.forget(*[digest for digest, _ in self.references(*names).values()])
+        there = self.references()  # of every image: with no names it says all, and what it says is removed here
+        self.forget(*{there[name][0] for name in names if name in there})
 
     def remove(self, image):
         return self.forget(image["digest"])
