@@ -504,7 +504,7 @@ profile: $(BASE) ## Where a training step's time goes, by kind of work: OVERLAY=
 	  $${DATA:+--data "$$DATA"} $${SET:+--set $$SET}
 
 .PHONY: bench-push
-bench-push: $(DEV) ## How long until the last of 8 nodes has an image, beside a copy loop and others (half an hour).
+bench-push: $(DEV) ## How long until the last of 8 nodes has an image, beside a copy loop and others (45 minutes).
 	$(PYTHON) -m tests.ansible.bench_push
 
 .PHONY: bench-fetch
