@@ -21,16 +21,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 HANDLERS = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
 
 
+def hold_back() -> None:
+    """Have signals wait, until run_as() or let_go()."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def let_go() -> None:
+    """Have signals come again, those that waited first."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Signals wait while the block forks: a child would meet them with its parent's handlers. become() lets them go."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    """Signals wait while the block forks: a child would meet them with its parent's handlers. run_as() lets them go."""
+    hold_back()
     parent = os.getpid()
     try:
         yield
     finally:
         if os.getpid() == parent:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            let_go()
 
 
 def become(words: list[str], environment: dict[str, str], parent: int) -> NoReturn:
@@ -40,12 +50,31 @@ def become(words: list[str], environment: dict[str, str], parent: int) -> NoRetu
     """
     status: int | str | None = 1
     try:
-        forget_parent()
-        os.environ.clear()
-        os.environ.update(environment | {LAUNCHER_PID: str(parent)})
-        for number, handler in HANDLERS.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        status = run_as(words, environment, parent)
+    finally:
+        leave(status)
+
+
+def become_rank(words: list[str], environment: dict[str, str], parent: int) -> None:
+    """As become(), for torchrun, which forks too: it waits for the function's return, or for an exit status but 0."""
+    status: int | str | None = 1
+    try:
+        status = run_as(words, environment, parent)
+    finally:
+        if status:
+            leave(status)
+    finish()
+
+
+def run_as(words: list[str], environment: dict[str, str], parent: int) -> int | str | None:
+    """Run `python -m …` in this process; returns what it ended with: a status, a reason, None for 0."""
+    forget_parent()
+    os.environ.clear()
+    os.environ.update(environment | {LAUNCHER_PID: str(parent)})
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
+    let_go()
+    try:
         die_with_parent()
         sys.orig_argv = [sys.executable, *words]
         sys.argv = words[1:]
@@ -55,11 +84,9 @@ def become(words: list[str], environment: dict[str, str], parent: int) -> NoRetu
         if "torch" in sys.modules and environment.get("OMP_NUM_THREADS", "").isdigit():
             sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))  # OpenMP read it before the fork
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-        status = 0
     except SystemExit as ended:
-        status = ended.code
-    finally:
-        leave(status)
+        return ended.code
+    return 0
 
 
 def forget_parent() -> None:
@@ -76,13 +103,17 @@ def leave(status: int | str | None) -> NoReturn:
             traceback.print_exc()
         if status is not None and not isinstance(status, int):  # sys.exit("a reason")
             print(status, file=sys.stderr)
-        # What Python does before it ends; multiprocessing's forks do the same.
-        threading._shutdown()
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        finish()
     finally:
         os._exit(status if isinstance(status, int) else int(status is not None))
+
+
+def finish() -> None:
+    """What Python does before it ends; multiprocessing's forks do the same."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def show_as(words: list[str]) -> None:

@@ -3,8 +3,8 @@
     python -m train.launch --nproc 2 --threads 1 -- --recipe R --model DIR --data RUN/data --output RUN
     python -m train.launch --nproc 1 --nodes 1:2 --leader HOST:29500 --host --address IP -- …    (on each machine)
 
-On this machine alone the processes are forks of this program; where they cannot be (train.nursery), and on several
-machines, torchrun starts them. On several machines the one with --host keeps torchrun's meeting point (c10d);
+The processes are forks of this program, where they can be (train.nursery). On this machine alone it starts them itself;
+else torchrun does. On several machines the one with --host keeps torchrun's meeting point (c10d);
 --nodes 1:2 goes on with one machine when the other is lost, and takes it in again when it is back. What stands behind
 -- goes to train.finetune. SIGTERM and SIGINT are passed on to the processes, which save a checkpoint and leave;
 torchrun's own way would kill them after 30 seconds, less than a step can take on CPUs.
@@ -18,6 +18,7 @@ import socket
 import sys
 from pathlib import Path
 
+from train.child import become_rank, hold_back, let_go
 from train.errors import InputError, problem, run_program
 from train.layout import Layout, choose_layout, thread_settings
 from train.libraries import import_libraries
@@ -68,7 +69,8 @@ def launch(processes: int, meeting: list[str], grace: int, arguments: list[str])
     """Run train.finetune in `processes` processes that meet as `meeting` says; returns the exit status."""
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import get_args_parser
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, get_args_parser
     from torch.distributed.run import run as torchrun
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,11 +87,22 @@ def launch(processes: int, meeting: list[str], grace: int, arguments: list[str])
         "--max-restarts",
         "0",
     ]
+    chosen = get_args_parser().parse_args([*options, "-m", "train.finetune", *arguments])
     try:
-        torchrun(get_args_parser().parse_args([*options, "-m", "train.finetune", *arguments]))
+        if can_fork():
+            os.register_at_fork(before=hold_back, after_in_parent=let_go)
+            chosen.start_method = "fork"
+            elastic_launch(config_from_args(chosen)[0], run_rank)(*arguments)
+        else:
+            torchrun(chosen)
     except ChildFailedError as error:
         return translate(error)
     return 0
+
+
+def run_rank(*arguments: str) -> None:
+    """One process of the training, forked by torchrun, which has put its place into the environment."""
+    become_rank(["-m", "train.finetune", *arguments], dict(os.environ), int(os.environ[LAUNCHER_PID]))
 
 
 def meet_others(arguments: argparse.Namespace) -> list[str]:
