@@ -8,7 +8,7 @@ import subprocess
 import threading
 
 from scripts.cluster.jobs import Job, find_runs
-from scripts.cluster.kubectl import Cluster, Refused
+from scripts.cluster.kubectl import Cluster, Refused, connected
 from scripts.cluster.pods import is_over, leader_of
 from train.errors import InputError
 
@@ -28,6 +28,11 @@ class Looker(threading.Thread):
 
     def run(self) -> None:
         """Look until told to stop; at once when something has happened."""
+        with connected(self.cluster) as self.cluster:
+            self.look()
+
+    def look(self) -> None:
+        """The same, over a connection."""
         while not self.over.is_set():
             try:
                 found = find_runs(self.cluster, run=self.run_name, runtime=self.runtime)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from scripts.cluster import words
-from scripts.cluster.kubectl import Cluster, Refused
+from scripts.cluster.kubectl import Cluster, Refused, connected
 from scripts.cluster.names import NAMESPACE, OVERLAY, RUN, RUNTIMES
 from scripts.cluster.pods import (
     STOPPED,
@@ -60,8 +60,8 @@ def find_runs(cluster: Cluster, overlay: str = "", run: str = "", runtime: str =
     space = f"namespaces/{cluster.namespace}"
     paths = [f"{group}/{space}/{plural}?labelSelector={selector}" for _, _, plural, group in kinds.values()]
     paths.append(f"api/v1/{space}/pods?labelSelector={RUN}" + (f"%3D{run}" if run else ""))
-    with ThreadPoolExecutor(len(paths)) as pool:
-        *found, pods = pool.map(lambda path: items(cluster, path), paths)
+    with connected(cluster) as asked, ThreadPoolExecutor(len(paths)) as pool:
+        *found, pods = pool.map(lambda path: items(asked, path), paths)
     jobs = []
     for kind, objects in zip(kinds, found, strict=True):
         for one in objects:

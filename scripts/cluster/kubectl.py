@@ -3,8 +3,11 @@
 import json
 import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 
+from scripts.cluster.connection import Connection, NoAnswer, refusal
 from scripts.cluster.names import NAMESPACE
 from train.errors import InputError, problem
 
@@ -25,6 +28,7 @@ class Cluster:
 
     context: str = ""  # empty: kubectl's current one
     namespace: str = NAMESPACE
+    connection: Connection | None = field(default=None, compare=False, repr=False)  # of `connected`
 
     def command(self, *words: str) -> list[str]:
         """The command line of kubectl with these words."""
@@ -48,7 +52,29 @@ class Cluster:
 
     def raw(self, path: str, seconds: float = SECONDS) -> dict:
         """The API server's own answer to a GET; much faster than `kubectl get -o json` for thousands of objects."""
-        return parse(self.run("get", "--raw", f"/{path.lstrip('/')}", seconds=seconds))
+        path = f"/{path.lstrip('/')}"
+        answer = self.over_connection("GET", path, seconds)
+        return parse(self.run("get", "--raw", path, seconds=seconds) if answer is None else answer)
+
+    def try_post(self, path: str, body: dict) -> dict:
+        """What the API server would make of a new object, without making it. Unknown fields are refused."""
+        path, text = f"/{path}?dryRun=All&fieldValidation=Strict", json.dumps(body)
+        answer = self.over_connection("POST", path, SECONDS, text)
+        return parse(self.run("create", "--raw", path, "-f", "-", given=text) if answer is None else answer)
+
+    def over_connection(self, method: str, path: str, seconds: float, body: str | None = None) -> str | None:
+        """The API server's answer, None where there is no connection to it or kubectl has to say what it said."""
+        if self.connection is None:
+            return None
+        try:
+            status, text = self.connection.ask(method, path, seconds, body)
+            if status >= 300:
+                raise Refused(refusal(text), 1)
+        except TimeoutError:
+            raise Refused(f"kubectl proxy: no answer within {seconds:.0f} s", 124) from None
+        except NoAnswer:
+            return None
+        return text
 
     def get(self, kind: str, name: str) -> dict | None:
         """One object of the namespace (or of the cluster), None where there is none."""
@@ -59,6 +85,16 @@ class Cluster:
         """Objects of the namespace, by label selector."""
         words = ["get", kind, "--output", "json", *(["--selector", selector] if selector else [])]
         return parse(self.run(*words))["items"]
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, asked over one kubectl for as long as the block lasts; the same where it is already."""
+    if cluster.connection:
+        yield cluster
+        return
+    with closing(Connection(cluster.command)) as connection:
+        yield replace(cluster, connection=connection)
 
 
 def parse(text: str) -> dict:

@@ -26,7 +26,7 @@ RECIPE = "model_name_or_path: models/base\ntrain_file: rows.json\n"
 class World:
     """A namespace with a store, in place of kubectl: objects by kind and name, and what was asked of it."""
 
-    context, namespace = "", "team"
+    context, namespace, connection = "", "team", "itself"
 
     def __init__(self):
         self.objects = {("persistentvolumeclaim", "store"): {}}

@@ -25,7 +25,7 @@ from scripts.cluster.checks import (
 from scripts.cluster.checks import facts as cluster_facts
 from scripts.cluster.checks.answers import Answer, is_missing
 from scripts.cluster.checks.shapes import find_job, pod_sets
-from scripts.cluster.kubectl import Refused
+from scripts.cluster.kubectl import Refused, connected
 
 
 @dataclass
@@ -62,7 +62,8 @@ def ask(plan: SimpleNamespace, objects: list[dict], beside_it: set[str]) -> dict
         if config:  # what is counted is remembered
             asked = (plan.recipe, plan.placement, pod_sets(objects)[0])
             beside.submit(memory.estimates, *asked, config, remembered_in(plan))
-        facts = cluster_facts.collect(plan.cluster, objects, plan, first)
+        with connected(plan.cluster) as cluster:
+            facts = cluster_facts.collect(cluster, objects, plan, first)
     facts["pushed"] = images.just_pushed()
     if not isinstance(facts["pods"], Refused):
         facts["pods"] = [pod for pod in facts["pods"] if fit.run_of(pod) not in beside_it]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from scripts.cluster.bucket import COMPONENT
 from scripts.cluster.checks import admission, bucket, kueue, operators, references, rights, store
-from scripts.cluster.checks.gather import access, ask, gather, items, named, post
+from scripts.cluster.checks.gather import access, ask, gather, items, named
 from scripts.cluster.checks.shapes import find_job, pod_sets
 from scripts.cluster.kubectl import Cluster, Refused, parse
 
@@ -62,10 +62,10 @@ def object_questions(cluster: Cluster, objects: list[dict], plan: SimpleNamespac
     questions: dict = {"inside": inside}
     questions["access"] = (access, cluster, rights.wanted_rights(objects, space))
     for number, found in enumerate(objects):
-        questions["dry_objects", number] = (post, cluster, rights.path_of(found, space), within(found, space))
+        questions["dry_objects", number] = (cluster.try_post, rights.path_of(found, space), within(found, space))
     for one in sets:
         pod = admission.bare_pod(one, plan.run, space)
-        questions["dry_pods", one.name] = (post, cluster, f"api/v1/namespaces/{space}/pods", pod)
+        questions["dry_pods", one.name] = (cluster.try_post, f"api/v1/namespaces/{space}/pods", pod)
     for reference in references.references(sets, objects):
         questions["references", reference[:2]] = (cluster.raw, references.path_of(reference, space))
     for kind, name in references.external_stores(objects):
@@ -100,7 +100,7 @@ def operator_questions(cluster: Cluster, objects: list[dict], plan: SimpleNamesp
         probe = operators.broken(operator, find_job(objects))
         if probe:
             where = rights.path_of(probe, cluster.namespace)
-            questions["probes", operator.plural] = (post, cluster, where, within(probe, cluster.namespace))
+            questions["probes", operator.plural] = (cluster.try_post, where, within(probe, cluster.namespace))
     return questions
 
 
@@ -115,7 +115,7 @@ def kueue_questions(cluster: Cluster, objects: list[dict], first: dict) -> dict:
     questions = {
         "queues": (queue_and_cluster_queue, cluster, root, queue),
         "kueue_config": (cluster.raw, "api/v1/namespaces/kueue-system/configmaps/kueue-manager-config"),
-        "kueue_probe": (post, cluster, rights.path_of(job, cluster.namespace), within(probe, cluster.namespace)),
+        "kueue_probe": (cluster.try_post, rights.path_of(job, cluster.namespace), within(probe, cluster.namespace)),
     }
     priority = (job["metadata"].get("labels") or {}).get(kueue.PRIORITY)
     if priority:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from scripts.cluster.kubectl import Cluster, Refused
 
-AT_ONCE = 6  # kubectl processes at a time
+AT_ONCE = 6  # questions at a time
 CHUNK = 1000  # pods of one answer
 
 
@@ -42,14 +42,6 @@ def gather(questions: dict[object, tuple]) -> dict[object, object]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         running = {key: pool.submit(ask, function, *words) for key, (function, *words) in questions.items()}
         return {key: future.result() for key, future in running.items()}
-
-
-def post(cluster: Cluster, path: str, body: dict) -> dict:
-    """What the API server would make of a new object, without making it. Unknown fields are refused."""
-    text = cluster.run(
-        "create", "--raw", f"/{path}?dryRun=All&fieldValidation=Strict", "-f", "-", given=json.dumps(body)
-    )
-    return json.loads(text)
 
 
 def access(cluster: Cluster, wanted: list[dict]) -> list[dict]:
