@@ -103,3 +103,13 @@ def test_the_rendered_directory_alone_runs_too_with_kubectl_apply(deployer):
     wait_for_end(TEAM, name)
     assert json.loads(read(TEAM, name, "run.json"))["status"] == "complete"
     assert "max_steps: 2\n" in read(TEAM, name, "train.yaml")
+
+
+def test_a_bad_recipe_is_never_tried_again(deployer):
+    run = deploy(TEAM, "demo", SHORT | {"validation_size": 0.1}, PLACE, "DATA=datasets/absent.jsonl", "FORCE=1")
+    wait_for_end(TEAM, run, code=1)
+    found = json.loads(kubectl(TEAM, "get", "pods", "--selector", f"tunefleet.io/run={run}", "-o", "json"))["items"]
+    assert len(found) == 1, "one try"
+    ended = found[0]["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert ended["exitCode"] == 2 and "datasets/absent.jsonl" in ended["message"]
+    assert "datasets/absent.jsonl" in kubectl(TEAM, "logs", found[0]["metadata"]["name"])
