@@ -103,16 +103,18 @@ class Faults:
     def keep_data_access_off(self, node: str) -> None:
         """Have the pod through which these tests read the store on another node than the one that will be lost."""
         kubectl(self.space, "cordon", node)
-        kubectl(self.space, "delete", "pods", "--selector=tunefleet.io/role=data-access")
         try:
+            kubectl(self.space, "delete", "pods", "--selector=tunefleet.io/role=data-access")
             kubectl(self.space, "rollout", "status", "deployment/data-access", "--timeout=150s")
         except AssertionError as late:
             seen = (
                 kubectl(self.space, "describe", "deployments,replicasets,pods"),
                 kubectl(self.space, "get", "events"),
+                kubectl(self.space, "describe", "nodes", "--selector=!testbed.local/simulated"),
             )
             raise AssertionError("\n".join([str(late), *seen])) from None
-        kubectl(self.space, "uncordon", node)
+        finally:
+            kubectl(self.space, "uncordon", node)
 
 
 def cable(node: str, state: str) -> None:

@@ -22,6 +22,8 @@ ELASTIC = {"nodes": 2, "minNodes": 1}
 @pytest.fixture(scope="module")
 def faults(cluster):
     """A namespace for these runs."""
+    if cluster.testbed:
+        wait_for_nodes()
     with team(SPACE):
         yield Faults(SPACE)
 
@@ -83,6 +85,15 @@ def test_an_elastic_pytorchjob_goes_on_without_a_lost_node_and_takes_it_back(fau
     faults.strike(run, "PyTorchJob: the node is back", lambda: wait_for_two(run), most=1)
     wait_for_end(SPACE, run)
     faults.same_curve(run, expected, MANY)
+
+
+def wait_for_nodes(seconds: float = 120) -> None:
+    """Return when every node takes pods: a run is to lose one and get it back. Fails with all that is known of them."""
+    nodes = ["nodes", "--selector=!testbed.local/simulated"]
+    deadline = time.monotonic() + seconds
+    while kubectl(SPACE, "get", *nodes, "--output=jsonpath={.items[*].spec.taints}"):
+        assert time.monotonic() < deadline, kubectl(SPACE, "describe", *nodes)
+        time.sleep(2)
 
 
 def wait_for_two(run: str, seconds: float = 240) -> None:
