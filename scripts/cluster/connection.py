@@ -16,7 +16,7 @@ from pathlib import Path
 
 # Ends kubectl, and takes its directory away, once nobody holds the other end of its input, however this program ended.
 KEEPER = '"$@" & exec >&-; read -r end; kill $!; rm -rf "$0"'
-FROM_KUBECTL = (401, 422)  # answers that kubectl words in a way of its own
+FROM_KUBECTL = (401, 422, 429)  # kubectl words the first two in a way of its own, and tries again after the third
 
 
 class NoAnswer(Exception):

@@ -21,6 +21,7 @@ PATHS = {
     "/absent": [404, ABSENT],
     "/no-such-api": [404, "404 page not found"],
     "/logged-out": [401, {"kind": "Status", "reason": "Unauthorized", "message": "Unauthorized"}],
+    "/starting": [429, {"kind": "Status", "reason": "TooManyRequests", "message": "storage is (re)initializing"}],
     "/away": [502, "dial tcp: connection refused"],
     "/pods?dryRun=All&fieldValidation=Strict": [201, {"by": "server"}],
 }
@@ -76,7 +77,7 @@ def test_a_refusal_is_told_in_kubectls_words(fake):
     assert calls(fake) == ["proxy --unix-socket"]
 
 
-@pytest.mark.parametrize("path", ["no-such-api", "logged-out", "away"])
+@pytest.mark.parametrize("path", ["no-such-api", "logged-out", "starting", "away"])
 def test_what_is_no_plain_answer_is_asked_of_kubectl_itself(fake, path):
     with connected(Cluster()) as cluster:
         assert cluster.raw(path) == {"by": "kubectl"}
