@@ -26,6 +26,7 @@ from scripts.pod_starts import counted
 from scripts.pod_training import Ended, kills_for_memory, memory_limit, read_run, train
 from scripts.runs import lock_run, run_status
 from scripts.webhook import take_address, told_at_the_end
+from train.allocator import prefer_tcmalloc
 from train.errors import EXIT_BAD_INPUT, FIRST_PROBLEM, InputError, in_one_line, report_problems, see
 from train.events import VARIABLE, tell
 from train.layout import thread_settings
@@ -240,6 +241,7 @@ def wait_for_leader(place: Place) -> bool:
 
 
 if __name__ == "__main__":
+    prefer_tcmalloc()
     code = main()
     sys.stdout.flush()
     sys.exit(code)

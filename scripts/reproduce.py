@@ -22,6 +22,7 @@ from scripts.reproduce_inputs import check_inputs, check_record, recorded_layout
 from scripts.reproduce_verdict import verdict
 from scripts.run import work_through
 from scripts.runs import find_runs, identity, lock_run, overlay_of, read_record
+from train.allocator import prefer_tcmalloc
 from train.errors import InputError, attempt, problem, run_program
 from train.inputs import find_inputs
 from train.layout import Layout
@@ -161,4 +162,5 @@ def check_digest(record: dict, again: Path) -> None:
 
 
 if __name__ == "__main__":
+    prefer_tcmalloc()
     run_program(main)

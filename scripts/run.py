@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from scripts import webhook
 from scripts.chain import ROOT, STAGES, claim, loaded_nursery, run_child, stage_commands, update_record
 from scripts.runs import identity, lock_run, run_status
+from train.allocator import prefer_tcmalloc
 from train.errors import InputError, attempt, problem, run_program
 from train.inputs import find_inputs
 from train.layout import Layout, choose_layout, thread_settings
@@ -196,4 +197,5 @@ def run_stage(command: list[str], layout: Layout, stage: str, lock: int, nursery
 
 
 if __name__ == "__main__":
+    prefer_tcmalloc()
     run_program(main)

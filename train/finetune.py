@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from train.allocator import allocator
 from train.errors import EXIT_BAD_INPUT, InputError, report_problems
 from train.libraries import import_libraries
 from train.orphans import die_with_parent
@@ -113,7 +114,8 @@ def stopped(step: int, rank: int) -> int:
 def describe_processes(world: int, threads: int, backend: str, gflops: float) -> str:
     """Who computes, in a line."""
     processes = f"{world} process{'es' if world > 1 else ''} x {threads} threads"
-    return f"{processes}, backend {backend}, measured matrix-multiply rate {gflops:,.0f} GFLOP/s"
+    rate = f"measured matrix-multiply rate {gflops:,.0f} GFLOP/s"
+    return f"{processes}, backend {backend}, memory by {allocator()}, {rate}"
 
 
 def profile(trainer, directory: Path | None) -> None:

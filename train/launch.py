@@ -18,6 +18,7 @@ import socket
 import sys
 from pathlib import Path
 
+from train.allocator import prefer_tcmalloc
 from train.child import become_rank, hold_back, let_go
 from train.errors import InputError, problem, run_program
 from train.layout import Layout, choose_layout, thread_settings
@@ -180,4 +181,5 @@ def note_reason(text: str) -> None:
 
 
 if __name__ == "__main__":
+    prefer_tcmalloc()
     run_program(main)

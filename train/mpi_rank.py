@@ -9,6 +9,7 @@ import os
 import sys
 
 from train import finetune
+from train.allocator import prefer_tcmalloc
 from train.errors import InputError, problem, run_program
 
 # torch's name: Open MPI's and Intel's (Hydra's), in that order
@@ -33,4 +34,5 @@ def main() -> int:
 if __name__ == "__main__":
     if "--help" in sys.argv:
         print(__doc__)
+    prefer_tcmalloc()
     run_program(main)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import torch
 from transformers import AutoConfig
 
+from train.allocator import allocator
 from train.base_model import describe_base
 from train.checkpoint import seal
 from train.files import write_json
@@ -102,6 +103,7 @@ def write_training_record(trainer, recipe, arguments, world: int, chosen: tuple,
         {
             "processes": world,
             "threads": torch.get_num_threads(),
+            "allocator": allocator(),
             "dtype": str(chosen[0]).removeprefix("torch."),
             "dtype_reason": chosen[1],
             "path": path.as_dict(),

@@ -25,6 +25,7 @@ from scripts.sweep.file import SweepFile
 from scripts.sweep.points import words
 from scripts.sweep.record import HERE, load_record, make_record, save_record, show, state_here
 from scripts.webhook import take_address
+from train.allocator import prefer_tcmalloc
 from train.errors import EXIT_BAD_INPUT, InputError, attempt, problem, report_problems, run_program
 from train.layout import Layout, choose_layout
 from train.nursery import Nursery
@@ -144,4 +145,5 @@ def states(record: dict[str, Any], runs: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    prefer_tcmalloc()
     run_program(main)

@@ -6,7 +6,7 @@ import pytest
 
 from train.errors import InputError
 from train.hardware import Cpus, choose_dtype, memory_available, parse_cpu_list, read_cpus
-from train.layout import choose_layout
+from train.layout import choose_layout, thread_settings
 
 TWO_SOCKETS = Cpus(nodes={0: list(range(48)), 1: list(range(48, 96))}, sockets=2, quota=None)
 
@@ -107,3 +107,19 @@ def test_number_format_follows_the_processor_and_is_said(tmp_path, flags, wanted
     write(tmp_path / "proc/cpuinfo", f"processor : 0\n{flags}\n")
     found, why = choose_dtype(wanted, tmp_path)
     assert str(found) == f"torch.{dtype}" and reason in why
+
+
+def test_waiting_threads_spin_for_a_moment_and_then_sleep(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    assert thread_settings(3) == {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+
+
+@pytest.mark.parametrize(("name", "value", "wanted"), [
+    ("GOMP_SPINCOUNT", "7", {"GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "1"}), ("OMP_WAIT_POLICY", "PASSIVE", {}),
+])  # fmt: skip
+def test_how_threads_wait_can_be_chosen(monkeypatch, name, value, wanted):
+    for other in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, value)
+    assert thread_settings(3) == {"OMP_NUM_THREADS": "3", **wanted}
