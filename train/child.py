@@ -61,7 +61,7 @@ def become_rank(words: list[str], environment: dict[str, str], parent: int) -> N
     try:
         status = run_as(words, environment, parent)
     finally:
-        if status:
+        if status not in (None, 0):
             leave(status)
     finish()
 
