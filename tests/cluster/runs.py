@@ -49,6 +49,7 @@ QUICK = {
 }
 # A run that is struck in its middle: beside other tests `make` takes half a minute, a demo's step a tenth of a second.
 LASTING = {"max_steps": 300, "global_batch_size": 24}
+FULL, ROOM = "would fit an empty cluster, but not now", 180  # what deploy says of a cluster that is full; seconds
 SMALL = {
     "nodes": 1,
     "minNodes": 1,
@@ -65,11 +66,19 @@ SMALL = {
 
 
 def make(namespace: str, *words: str, code: int | None = 0, seconds: float = 900) -> str:
-    """What `make WORDS` prints in this namespace. Fails where it ends with another code (None: any will do)."""
+    """What `make WORDS` prints in this namespace. Fails where it ends with another code (None: any will do).
+
+    Other tests' pods may have all CPUs for a while: what waits for nothing but room is asked again until there is some.
+    """
     command = ["make", *words, f"NAMESPACE={namespace}", f"PYTHON={sys.executable}", "BASE=", "ANSIBLE="]
-    done = subprocess.run(
-        command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds
-    )
+    until = time.monotonic() + ROOM
+    while True:
+        done = subprocess.run(
+            command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds
+        )
+        if FULL not in done.stdout or done.returncode == 0 or time.monotonic() > until:
+            break
+        time.sleep(5)
     assert code is None or done.returncode == code, f"make {' '.join(words)}: {done.stdout[-5000:]}"
     return done.stdout
 
