@@ -1,7 +1,7 @@
 """Memory from tcmalloc, where the machine has it: it gives the blocks of one step to the next, still in the cache.
 
 The C library's own allocator returns large blocks to the kernel, which zeroes them anew, and keeps holes between small
-ones. A step's tensors of many lengths are both: docs/performance.md has the figures. It has to be there when a program
+ones. A step's tensors of many lengths are both: decision 0019 has the figures. It has to be there when a program
 is loaded, so a program that computes starts itself again with it, in the same process.
 """
 

@@ -32,7 +32,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    prefer_tcmalloc()
     if "--help" in sys.argv:
         print(__doc__)
-    prefer_tcmalloc()
     run_program(main)
