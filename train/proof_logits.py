@@ -11,6 +11,7 @@ from train.adapter import Adapter
 from train.base_model import Base
 from train.errors import InputError, problem
 from train.hardware import memory_available
+from train.in_float32 import Change, in_float32
 from train.libraries import without_bitsandbytes
 from train.safetensors_io import FLOAT_DTYPES
 
@@ -21,7 +22,9 @@ PROMPTS = [
     "Question: A train covers 120 km in 90 minutes. How fast is it?\nAnswer:",
     "Patients with high blood pressure should",
 ]
-MAX_PROMPTS, MAX_TOKENS, KEPT = 8, 256, 16  # logits are kept for the last 16 positions of each prompt
+# Of each prompt the last 32 tokens, and of these the last 16 positions' logits: time is proportional to the tokens, and
+# what lies further back is context alone.
+MAX_PROMPTS, MAX_TOKENS, KEPT = 8, 32, 16
 # The merged weights' rounding is one draw of noise; the tolerance is this many times the effect of another draw.
 NOISE_FACTOR = 4.0
 # float32 arithmetic alone: W x + s B (A x) and W' x are summed up differently.
@@ -35,7 +38,7 @@ EXPONENT = 0x7F800000  # of a float32
 def compare_logits(
     base: Base, adapter: Adapter, merged: Path, prompts: list[str] | None, *, skip: bool
 ) -> dict[str, Any]:
-    """Compare the logits of base, base + adapter and merged on prompts, in float32, one model after the other.
+    """Compare the logits of base, base + adapter and merged on prompts, computed in float32, one model after the other.
 
     The tolerance is measured: rounding errors of the size that the merged weights carry are drawn anew and added to
     them, and their effect on the logits is what rounding costs. Differences are root mean squares relative to the
@@ -44,13 +47,13 @@ def compare_logits(
     if skip:
         return {"check": NAME, "result": "skipped", "figure": "skipped as asked (--skip-logits)"}
     batches, kind = token_ids(merged, base, prompts)
+    dtype = weights_dtype(base)
     with torch.inference_mode():
-        plain, adapted = base_logits(base.path, adapter.path, batches)
+        plain, adapted = base_logits(base.path, adapter.path, dtype, batches)
         gc.collect()  # one model at a time in memory
-        model = load(merged)
+        model = load(merged, dtype)
         result = forward(model, batches)
-        add_rounding_noise(model, adapter)
-        noisy = forward(model, batches)
+        noisy = forward(model, batches, rounding_noise(model, adapter))
     error, noise, effect = distance(result, adapted), distance(noisy, result), distance(adapted, plain)
     agreement = float((result.argmax(-1) == adapted.argmax(-1)).double().mean())
     figure = (f"{error:.2e} relative difference on {kind}; rounding alone makes {noise:.2e}, the adapter {effect:.2e}; "
@@ -67,14 +70,21 @@ def compare_logits(
 
 
 def check_memory(base: Base, adapter: Adapter) -> None:
-    """Raise InputError where the base in float32 and the adapter do not fit into the memory that is free."""
-    parameters = sum(tensor.rows * tensor.row_elements for tensor in base.tensors.values())
-    need = int(4 * parameters * 1.1) + 3 * adapter.weights.size + FORWARD_BYTES
+    """Raise InputError where the base, its largest weight in float32 and the adapter do not fit into what is free."""
+    sizes = [tensor.rows * tensor.row_elements for tensor in base.tensors.values()]
+    # Twice the largest: a module may have more than one of that size.
+    need = weights_dtype(base).itemsize * sum(sizes) + 2 * 4 * max(sizes) + 3 * adapter.weights.size + FORWARD_BYTES
     free = memory_available()
     if need > free:
         what = f"comparing logits needs {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
         fix = "free memory, use a larger machine, or leave this check out: --skip-logits"
         raise InputError(problem(base.path, "", what, fix))
+
+
+def weights_dtype(base: Base) -> torch.dtype:
+    """The format that holds every weight of the base as it is: its only one, or float32 where it has several."""
+    held = {tensor.dtype for tensor in base.tensors.values()} & FLOAT_DTYPES.keys()
+    return FLOAT_DTYPES[held.pop()] if len(held) == 1 else torch.float32
 
 
 def token_ids(merged: Path, base: Base, prompts: list[str] | None) -> tuple[list[torch.Tensor], str]:
@@ -106,17 +116,33 @@ def token_ids(merged: Path, base: Base, prompts: list[str] | None) -> tuple[list
     return [torch.randint(size, (1, 24), generator=generator) for _ in PROMPTS], "random tokens (no tokenizer)"
 
 
-def load(path: Path) -> Any:
-    """A model in float32, ready to run."""
+def load(path: Path, dtype: torch.dtype) -> Any:
+    """A model with weights of `dtype`, ready to run."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True).eval()
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True).eval()
 
 
-def forward(model: Any, batches: list[torch.Tensor]) -> torch.Tensor:
+def forward(model: Any, batches: list[torch.Tensor], change: Change | None = None) -> torch.Tensor:
     """The logits of the last positions of every prompt, less their mean: float32 [positions, vocabulary].
+
+    Computed in float32, with the weights altered by `change` (see train.in_float32). A model whose modules use each
+    other's weights cannot run like that: it becomes one of float32, which takes its memory.
+    """
+    try:
+        with in_float32(model, change):
+            return last_logits(model, batches)
+    except RuntimeError:
+        if model.dtype == torch.float32:
+            raise
+        with in_float32(model.float(), change):
+            return last_logits(model, batches)
+
+
+def last_logits(model: Any, batches: list[torch.Tensor]) -> torch.Tensor:
+    """What `forward` returns, in the format that the model computes in.
 
     All prompts go through the model at once, so that every weight is fetched from memory once. They are padded at their
     ends, which a causal model does not see before; its head computes the positions that are kept and no others.
@@ -134,29 +160,38 @@ def forward(model: Any, batches: list[torch.Tensor]) -> torch.Tensor:
     return logits - logits.mean(-1, keepdim=True)
 
 
-def base_logits(base: Path, adapter: Path, batches: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def base_logits(
+    base: Path, adapter: Path, dtype: torch.dtype, batches: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the base and of base + adapter, by PEFT, each [positions, vocabulary]."""
     with without_bitsandbytes():
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(load(base), adapter).eval()
+        model = PeftModel.from_pretrained(load(base, dtype), adapter).eval()
     with model.disable_adapter():
         plain = forward(model, batches)
     return plain, forward(model, batches)
 
 
-def add_rounding_noise(model: Any, adapter: Adapter) -> None:
-    """Add to every target of a merged model a rounding error drawn anew: even over half a step to either side."""
+def rounding_noise(model: Any, adapter: Adapter) -> Change:
+    """What adds to the float32 copy of a target a rounding error drawn anew: even over half a step to either side."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    generator = np.random.Generator(np.random.SFC64(0))
-    for target in adapter.targets:
+    drawn_for = {parameters[target.parameter]: (seed, target) for seed, target in enumerate(adapter.targets)}
+
+    def add(parameter: torch.Tensor, values: torch.Tensor) -> None:
+        if parameter not in drawn_for:
+            return
+        seed, target = drawn_for[parameter]
         info = torch.finfo(FLOAT_DTYPES[target.tensor.dtype])
         # Half a step of float32 would be rounded away; a whole one moves about every second value to its neighbour.
         width = 2.0 if target.tensor.dtype == "F32" else 1.0
-        for weight in parameters[target.parameter].split(1024):  # rows, so that the buffers stay small
-            power = (weight.view(torch.int32) & EXPONENT).view(torch.float32)  # the power of two below each weight
-            drawn = generator.integers(-(1 << 15), 1 << 15, size=weight.shape, dtype=np.int16)
-            weight.addcmul_(power, torch.from_numpy(drawn), value=info.eps * width / (1 << 16))
+        generator = np.random.Generator(np.random.SFC64(seed))
+        for rows in values.split(1024):  # so that the buffers stay small
+            power = (rows.view(torch.int32) & EXPONENT).view(torch.float32)  # the power of two below each weight
+            drawn = generator.integers(-(1 << 15), 1 << 15, size=rows.shape, dtype=np.int16)
+            rows.addcmul_(power, torch.from_numpy(drawn), value=info.eps * width / (1 << 16))
+
+    return add
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
