@@ -79,17 +79,6 @@ class Seen:
         for name in ("elements", "bad", "beyond", "sampled", "changed", "rounding", "update"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def add(self, new: torch.Tensor, exact: torch.Tensor, terms: Callable[[], torch.Tensor]) -> None:
-        """Compare rows: merged in their dtype, and the exact result in float64, each [rows, columns].
-
-        `terms()` is the size of what was added up to get the exact result; it counts only where that cancels.
-        """
-        self.elements += new.numel()
-        if all_finite(new) and same_bytes(exact.to(new.dtype), new):
-            self.worst = max(self.worst, 0.5)  # every one is the nearest number of its dtype
-        else:
-            self.measure(new, exact, terms)
-
     def sample(self, old: torch.Tensor, new: torch.Tensor, exact: torch.Tensor) -> None:
         """Take the figures of how much changed from these rows."""
         self.sampled += new.numel()
@@ -98,7 +87,10 @@ class Seen:
         self.update += float(torch.dist(old.double(), exact)) ** 2
 
     def measure(self, new: torch.Tensor, exact: torch.Tensor, terms: Callable[[], torch.Tensor]) -> None:
-        """Find the errors, in rounding steps, of rows that are not all rounded to the nearest number."""
+        """Find the errors, in rounding steps, of rows: merged in their dtype, and exact in float64, [rows, columns].
+
+        `terms()` is the size of what was added up to get the exact result; it counts only where that cancels.
+        """
         # Stripping sign and mantissa of a float64 leaves the power of two below it; a step is that times eps.
         info = torch.finfo(new.dtype)
         power = (exact.view(torch.int64) & 0x7FF0000000000000).view(torch.float64).clamp_min_(info.smallest_normal)
@@ -223,16 +215,26 @@ def compare_rows(tensor: Tensor, files: Files, exact: Callable[..., Any], elemen
     row = tensor.size // tensor.rows
     old = read_rows(base, tensor, start, stop)
     new = as_rows(merged.read(tensor.begin + start * row, (stop - start) * row), tensor)
-    found = Seen()
+    found = Seen(elements=new.numel())
     step = min(stop - start, rows_within(tensor, elements))
     buffer = torch.empty(step, tensor.row_elements, dtype=torch.float64)  # one for all slices stays in the core's cache
-    for begin, end in ranges(0, stop - start, step):
-        right, terms = exact(old[begin:end], slice(start + begin, start + end), buffer[: end - begin])
-        found.add(new[begin:end], right, terms)
+
+    def computed_again() -> Iterator[tuple[int, int, torch.Tensor, Callable[[], torch.Tensor]]]:
+        for begin, end in ranges(0, stop - start, step):
+            yield begin, end, *exact(old[begin:end], slice(start + begin, start + end), buffer[: end - begin])
+
+    nearest = torch.empty_like(new)
+    for begin, end, right, _ in computed_again():
+        nearest[begin:end] = right
         for first, last in ranges(begin, end, rows_within(tensor, SAMPLE)):
             if found.changed:  # the first rows of each part are sample enough, unless nothing changed in them
                 break
             found.sample(old[first:last], new[first:last], right[first - begin : last - begin])
+    if all_finite(new) and same_bytes(nearest, new):
+        found.worst = 0.5  # every one is the nearest number of its dtype
+    else:
+        for begin, end, right, terms in computed_again():
+            found.measure(new[begin:end], right, terms)
     return tensor.name, as_bytes(old), as_bytes(new), found
 
 

@@ -25,12 +25,12 @@ ITEM_BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "
              "I16": 16, "U16": 16, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8,
              "F4": 4}  # fmt: skip
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
-JOB = 1 << 20  # elements (or bytes, of tensors only copied) that one thread takes at a time
+JOB = 1 << 21  # elements (or bytes, of what is only copied) that one thread takes at a time; each hand-over costs
 SLICE = 1 << 17  # elements computed at once: float64 of these, 1 MiB, stay in a core's caches; less makes more calls
 MULTIPLE = 16  # rows; a product in float64 costs 0.57 ns a number with 16 of 5632 columns, and 0.82 ns with 11
 PAGE = 4096  # bytes; what goes past the kernel's cache begins and ends with a page
 MAX_THREADS = 8  # beyond this the one thread that hashes (about 1 GB/s) is the slowest part
-AHEAD = 12  # jobs started before their turn; each holds a few MB
+AHEAD = 8  # jobs started before their turn; each holds up to 20 MB
 AGAIN = "download or copy the file again"
 Result = TypeVar("Result")
 
@@ -176,11 +176,11 @@ def read_rows(descriptor: int, tensor: Tensor, start: int, stop: int) -> torch.T
 
 @contextmanager
 def workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread per core and two more, since some wait for the disk, each with single-threaded torch: whole blocks side
+    """A thread per core and one more, since some wait for the disk, each with single-threaded torch: whole blocks side
     by side beat torch's own split of each.
     """
     before = torch.get_num_threads()
-    count = min(MAX_THREADS, len(os.sched_getaffinity(0)) + 2)
+    count = min(MAX_THREADS, len(os.sched_getaffinity(0)) + 1)
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(count) as pool:

@@ -2,7 +2,7 @@
 
 Ours is a whole process, and once more the merge as it is within `make run`; for that this module is a program too:
 
-    python -m scripts.bench.merge --base DIR --adapter DIR --output DIR [what else train.merge takes]
+    python -m scripts.bench.merge MODULE --base DIR --adapter DIR --output DIR [what else the module takes]
 
 Before each turn the base is read once, so that it lies in the page cache for all, and what was written before is
 removed and synced away. Each turn's seconds end when all that it wrote is on the disk (sync).
@@ -20,6 +20,7 @@ from scripts.bench.equipment import make_model, read_rows, render
 from scripts.bench.programs import OURS
 from scripts.bench.setting import Setting
 from scripts.bench.watch import watch
+from train.allocator import prefer_tcmalloc
 from train.errors import InputError, problem
 from train.files import hash_file, write_json
 from train.layout import thread_settings
@@ -97,13 +98,14 @@ def make_adapter(base: Path, adapter: Path) -> None:
 def commands(base: Path, adapter: Path, prompts: Path, output: Path) -> dict[str, list]:
     """What takes turns. PEFT's own way uses our installation, which pins its release."""
     words = ["--base", base, "--adapter", adapter, "--output", output]
-    whole, in_run = [OURS, "-m", "train.merge", *words], [OURS, "-m", SELF, *words]
+    whole, in_run = [OURS, "-m", "train.merge", *words], [OURS, "-m", SELF, "train.merge", *words]
     return {
         "cp": ["cp", "-r", base, output],
         "ours": [*whole, "--prompts", prompts],
         "ours, logits not compared": [*whole, "--skip-logits"],
         "ours within a run": [*in_run, "--prompts", prompts],
         "ours within a run, logits not compared": [*in_run, "--skip-logits"],
+        "ours within a run, neither proven nor hashed": [OURS, "-m", SELF, "scripts.bench.write_alone", *words],
         "PEFT": [sys.executable, "-c", PEFT, base, adapter, output],
     }
 
@@ -126,16 +128,17 @@ def timed(command: list, base: Path, place: Path, threads: int) -> dict[str, flo
 
 
 def main() -> None:
-    """Merge as `make run` does, in a fork of a process that has imported the libraries, and print the seconds."""
+    """Run a module as `make run` does, in a fork of a process that has imported the libraries; print the seconds."""
     environment = dict(os.environ)
     with Nursery(environment) as nursery:
         nursery.start(["-m", "train.merge", "--help"], environment).wait()  # the libraries are imported then
         began = time.monotonic()
-        status = nursery.start(["-m", "train.merge", *sys.argv[1:]], environment).wait()
+        status = nursery.start(["-m", *sys.argv[1:]], environment).wait()
         os.sync()
         print(f"{time.monotonic() - began:.3f}", flush=True)
     sys.exit(status)
 
 
 if __name__ == "__main__":
+    prefer_tcmalloc()  # as `make run` does
     main()

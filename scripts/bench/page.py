@@ -137,6 +137,7 @@ def merge_table(result: dict[str, Any]) -> list[tuple[str, Rows, str]]:
         "In turns; before each the base is read into the page cache and earlier output removed; seconds end after "
         "sync. Ours proves every tensor in all its rows. Within a run: the merge as `make run` starts it, forked from "
         "a process that has imported the libraries by then; all other rows are whole processes, imports included. "
+        "Neither proven nor hashed: what no command does, to show what proof and hashes cost. "
         "Peak: VmHWM, mapped file pages counted."
     )
     return [("Merging", rows, remark)]

@@ -170,21 +170,21 @@ def test_correct_rounding_passes_for_every_size_of_number_and_one_step_off_does_
     exact[0, :2] = 0
     right = exact.to(dtype)
     found = Seen()
-    found.add(right, exact, exact.abs)
+    found.measure(right, exact, exact.abs)
     assert (found.bad, found.beyond) == (0, 0)
     assert 0.4 < found.worst <= 0.5 + 2**-10
     off = (right.view({2: torch.int16, 4: torch.int32}[right.element_size()]) + 1).view(dtype)
     found = Seen()
-    found.add(off, right.double(), exact.abs)
+    found.measure(off, right.double(), exact.abs)
     assert (found.beyond, found.worst) == (64 * 64, 1.0)
 
 
 def test_an_error_of_float64_where_terms_cancel_is_not_taken_for_a_defect():
     exact = torch.full((1, 1), 1e-20, dtype=torch.float64)
     found = Seen()
-    found.add(torch.zeros(1, 1), exact, lambda: torch.ones(1, 1, dtype=torch.float64))
+    found.measure(torch.zeros(1, 1), exact, lambda: torch.ones(1, 1, dtype=torch.float64))
     assert found.beyond == 0
-    found.add(torch.zeros(1, 1), exact, lambda: torch.full((1, 1), 1e-12, dtype=torch.float64))
+    found.measure(torch.zeros(1, 1), exact, lambda: torch.full((1, 1), 1e-12, dtype=torch.float64))
     assert found.beyond == 1
 
 
