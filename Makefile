@@ -476,7 +476,7 @@ test-faults: $(DEV) ## Kills at random moments, one recipe on several layouts of
 .PHONY: test-nodes
 test-nodes: $(DEV) ## Push to real nodes, with faults: TUNEFLEET_TEST_INVENTORY, or the test equipment's testbed (minutes).
 	@# Nodes, links and clocks are real here: what fails is tried once more by itself, and said; twice is broken.
-	$(PYTHON) -m pytest -m nodes || $(PYTHON) -m pytest -m nodes --last-failed --last-failed-no-failures none
+	$(PYTHON) -m pytest -m nodes tests/ansible || $(PYTHON) -m pytest -m nodes tests/ansible --last-failed --last-failed-no-failures none
 
 .PHONY: test-cluster
 test-cluster: $(DEV) ## Every use case on a real cluster, with faults: TUNEFLEET_TEST_CLUSTER=1 for kubectl's, or the testbed (minutes).
@@ -488,7 +488,7 @@ test-operations: $(DEV) ## What is done around runs on a cluster: sweeps, S3, de
 
 .PHONY: test-image
 test-image: $(DEV) ## Build the image without network and run it: needs buildah, podman, mmdebstrap and root (minutes).
-	$(PYTHON) -m pytest -m image
+	$(PYTHON) -m pytest -m image tests/image
 
 .PHONY: bench
 bench: $(BASE) ## Ours beside TRL and transformers, in turns, on real rows; loss curves, merge, ranks, data, length: WHAT=, STEPS=.

@@ -1,9 +1,14 @@
 """What holds for every test: nothing that one leaves in this process changes the next, in whatever order they run."""
 
+import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
+
+# A shell starts what it puts into the background with interrupts ignored, and the programs under test would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

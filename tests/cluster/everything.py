@@ -35,7 +35,7 @@ def main() -> int:
 
 def run(chosen: str, flags: list[str], beside: list[str]) -> int:
     """Run one phase; what fails is run once more by itself, because nodes and clocks are real, and both are seen."""
-    command = [sys.executable, "-m", "pytest", "-m", chosen, *flags]
+    command = [sys.executable, "-m", "pytest", "tests/cluster", "-m", chosen, *flags]
     status = subprocess.run([*command, *beside]).returncode
     if status not in (0, NOTHING_LEFT):
         print("what failed is run once more, alone", flush=True)
