@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from scripts.cluster.kubectl import Cluster, Refused
+from scripts.cluster.kubectl import Cluster, Refused, environment
 from scripts.cluster.setup_options import (
     KEPT,
     amounts,
@@ -201,7 +201,14 @@ def write(directory: Path, content: dict) -> None:
 
 def build(directory: Path) -> list[dict]:
     """The objects of a kustomization, as kubectl renders them."""
-    done = subprocess.run(["kubectl", "kustomize", directory], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["kubectl", "kustomize", directory],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     if done.returncode:
         raise Refused(done.stderr.strip(), done.returncode)
     return list(yaml.safe_load_all(done.stdout))

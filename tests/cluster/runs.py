@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts.cluster.kubectl import environment
 from scripts.cluster.names import EVENT
 from tests.cluster.testbed import free_volumes
 from tests.makefile import user_variables
@@ -107,7 +108,7 @@ def described(overlay: str, recipe: dict, place: dict) -> list[str]:
 def kubectl(namespace: str, *words: str, given: bytes | None = None, code: int | None = 0) -> str:
     """What kubectl prints. Fails where it ends with another code."""
     command = ["kubectl", "--namespace", namespace, *words]
-    done = subprocess.run(command, input=given, capture_output=True, timeout=180, check=False)
+    done = subprocess.run(command, input=given, env=environment(), capture_output=True, timeout=180, check=False)
     assert code is None or done.returncode == code, f"{command}: {done.stderr.decode()}"
     return done.stdout.decode()
 

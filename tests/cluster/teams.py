@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from scripts.cluster.kubectl import environment
+
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = (8080, 29500, 443, 53)
 LISTEN = f"""
@@ -49,7 +51,8 @@ def kubectl(*words: str, given: str | None = None) -> str:
 
 def tried(*words: str, given: str | None = None) -> subprocess.CompletedProcess:
     """A finished kubectl, whatever came of it."""
-    return subprocess.run(["kubectl", *words], input=given, capture_output=True, text=True, timeout=180)
+    words = ["kubectl", *words]
+    return subprocess.run(words, input=given, env=environment(), capture_output=True, text=True, timeout=180)
 
 
 def setup(what: str, namespace: str, *words: str, given: str = "") -> subprocess.CompletedProcess:

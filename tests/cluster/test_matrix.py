@@ -5,7 +5,6 @@ Nothing is started: all is a dry run of the server's, but for the runtimes that 
 """
 
 import json
-import os
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,9 @@ from copy import deepcopy
 
 import pytest
 
-from scripts.cluster.kubectl import Cluster
+from scripts.cluster.kubectl import Cluster, environment
 from scripts.cluster.names import RUNTIMES
-from tests.manifests.matrix import FAST, render, variants
+from tests.manifests.matrix import render, variants
 from tests.manifests.pod_security import pod_specs
 
 pytestmark = pytest.mark.cluster
@@ -55,7 +54,7 @@ def refusals(cluster: Cluster, asked: list[dict], *more: str) -> list[str]:
     def ask(some: list[dict]) -> tuple[int, list[str]]:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": some})
         command = cluster.command("create", "--validate=strict", "--output=name", *more, "-f", "-")
-        words = {"input": text, "capture_output": True, "text": True, "env": os.environ | FAST}
+        words = {"input": text, "capture_output": True, "text": True, "env": environment()}
         done = subprocess.run(command, **words, check=False, timeout=300)
         return len(done.stdout.splitlines()), done.stderr.splitlines()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from scripts.cluster.kubectl import environment
 from scripts.cluster.names import RUNTIMES
 from scripts.cluster.placement import check_placement, dump_placement, read_placement
 
@@ -23,7 +24,6 @@ OVERLAYS = sorted(path.parent for path in (ROOT / "kustomize" / "overlays").glob
 PLACEMENT = sorted(path.name for path in COMPONENTS.iterdir() if not path.name.startswith(("runtime-", "store-")))
 FOREIGN = {"gpu-amd", "gpu-nvidia"}  # of which only one can be where a run is; image-intel is for neither
 A_BATCH = 24
-FAST = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}  # kubectl spends half its time on collecting garbage
 
 # What the components need in cluster.yaml.
 VALUES = {
@@ -134,7 +134,7 @@ def problems_of_placement(variant: Variant) -> list[str]:
 def kustomize(directory: Path) -> list[dict[str, Any]]:
     """The objects that `kubectl kustomize` renders, with nothing else."""
     command = ["kubectl", "kustomize", directory]
-    done = subprocess.run(command, env=os.environ | FAST, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, f"{directory}: {done.stderr}"
     return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
 

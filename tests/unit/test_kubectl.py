@@ -9,7 +9,7 @@ import pytest
 
 from scripts.cluster import follow
 from scripts.cluster.checks.reach import unreachable
-from scripts.cluster.kubectl import Cluster, Refused
+from scripts.cluster.kubectl import BRIEF, Cluster, Refused
 from train.errors import InputError
 
 
@@ -33,6 +33,16 @@ def test_a_refusal_without_a_word_has_a_text_that_can_be_shown(kubectl, said):
         kubectl(said, 3).run("get", "pods")
     assert str(refused.value).splitlines()[-1]
     assert "said nothing" in str(unreachable(refused.value))
+
+
+def test_kubectl_runs_without_collecting_garbage_unless_a_user_wants_it(kubectl, tmp_path, monkeypatch):
+    cluster = kubectl("")
+    (tmp_path / "kubectl").write_text('#!/bin/sh\necho "$GOGC $GOMEMLIMIT"\n')
+    for name in BRIEF:
+        monkeypatch.delenv(name, raising=False)
+    assert cluster.run("get", "pods") == "off 512MiB\n"
+    monkeypatch.setenv("GOGC", "50")
+    assert cluster.run("get", "pods") == "50 512MiB\n"
 
 
 @pytest.mark.parametrize("text", ['{"items": [', "<html>proxy</html>", "[]", "null"])
