@@ -18,7 +18,7 @@ from tests.cluster.teams import ROOT, image, kubectl, tried
 pytestmark = [pytest.mark.cluster, pytest.mark.breaks]  # hundreds of nodes beside whatever else runs
 
 SPACE = "ft-preflight-scale"
-NODES = int(os.environ.get("SIMULATED_NODES", "40"))
+NODES = int(os.environ.get("SIMULATED_NODES", "24"))
 # Ten pods of 4 CPUs on each node leave 56 of 96 free.
 LINE = f"--with spread node-taint node-selection --place nodeTaint={MARK} nodeSelector.{MARK}=true"
 
