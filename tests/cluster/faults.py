@@ -14,7 +14,7 @@ from tests.e2e.chain import run_chain
 
 EVERY = 10  # steps between two checkpoints
 RECIPE = {
-    "max_steps": 100,
+    "max_steps": 150,
     "global_batch_size": 24,  # steps that take their time: a run must not be over before it is struck
     # Learned slowly, 1 and 2 processes differ by 1e-6; where the loss is near 0 its last digits are another's.
     "learning_rate": "1.5e-4",
@@ -80,8 +80,9 @@ class Faults:
             event["step"] for event in events(self.space, run) if event["event"] == "resumed" and event["time"] > began
         ]
         lost = max(0, reached - kept[-1]) if kept else 0
-        print(f"\n{what} at step {reached}: {lost} steps lost, going on after {again['time'] - began:.0f} s", flush=True)
-        record(what, lost, again["time"] - began)
+        seconds = again["time"] - began
+        print(f"\n{what} at step {reached}: {lost} steps lost, going on after {seconds:.0f} s", flush=True)
+        record(what, lost, seconds)
         # What was reached is read before the fault, some steps earlier.
         assert lost <= most, (what, reached, kept)
 
