@@ -8,6 +8,7 @@ import http.client
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,7 +40,7 @@ def pod(name: str, node_name: str, cpu: str = "4", memory: str = "8Gi") -> dict:
 
 @contextlib.contextmanager
 def cluster_of(namespace: str, nodes: int, pods: int) -> Iterator[None]:
-    """So many nodes, with so many pods of the namespace on them; gone afterwards."""
+    """So many nodes, with so many pods of the namespace that run on them; gone afterwards."""
     words = ["kubectl", "proxy", "--port=0", "--disable-filter"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as proxy:
         try:
@@ -49,6 +50,7 @@ def cluster_of(namespace: str, nodes: int, pods: int) -> Iterator[None]:
             post(port, "/api/v1/nodes", [node(name) for name in names])
             bound = [pod(f"p{number}", names[number % nodes]) for number in range(pods)]
             post(port, f"/api/v1/namespaces/{namespace}/pods", bound)
+            wait_until_they_run(namespace, seconds=60 + pods / 10)
             yield
         finally:
             clear(port, f"/api/v1/namespaces/{namespace}/pods")
@@ -71,6 +73,15 @@ def post(port: int, path: str, objects: list[dict]) -> None:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(some, (objects[start::AT_ONCE] for start in range(AT_ONCE))))
+
+
+def wait_until_they_run(namespace: str, seconds: float) -> None:
+    """Return when the namespace's pods all run. An API server that still takes them in answers nobody else quickly."""
+    deadline = time.monotonic() + seconds
+    words = ["get", "pods", "--namespace", namespace, "--field-selector=status.phase!=Running", "--output=name"]
+    while left := kubectl(*words).splitlines():
+        assert time.monotonic() < deadline, f"{len(left)} simulated pods do not run"
+        time.sleep(2)
 
 
 def clear(port: int, path: str) -> None:
