@@ -73,12 +73,18 @@ def check_memory(base: Base, adapter: Adapter) -> None:
     """Raise InputError where the base, its largest weight in float32 and the adapter do not fit into what is free."""
     sizes = [tensor.rows * tensor.row_elements for tensor in base.tensors.values()]
     # Twice the largest: a module may have more than one of that size.
-    need = weights_dtype(base).itemsize * sum(sizes) + 2 * 4 * max(sizes) + 3 * adapter.weights.size + FORWARD_BYTES
-    free = memory_available()
+    refuse_beyond_memory(
+        base.path, weights_dtype(base).itemsize * sum(sizes) + 2 * 4 * max(sizes) + 3 * adapter.weights.size
+    )
+
+
+def refuse_beyond_memory(path: Path | str, weights: int) -> None:
+    """Raise InputError where bytes of weights and the buffers of a forward do not fit into what is free."""
+    need, free = weights + FORWARD_BYTES, memory_available()
     if need > free:
         what = f"comparing logits needs {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
         fix = "free memory, use a larger machine, or leave this check out: --skip-logits"
-        raise InputError(problem(base.path, "", what, fix))
+        raise InputError(problem(path, "", what, fix))
 
 
 def weights_dtype(base: Base) -> torch.dtype:
@@ -129,7 +135,7 @@ def forward(model: Any, batches: list[torch.Tensor], change: Change | None = Non
     """The logits of the last positions of every prompt, less their mean: float32 [positions, vocabulary].
 
     Computed in float32, with the weights altered by `change` (see train.in_float32). A model whose modules use each
-    other's weights cannot run like that: it becomes one of float32, which takes its memory.
+    other's weights cannot run like that: it becomes one of float32. Raises InputError where the memory for it lacks.
     """
     try:
         with in_float32(model, change):
@@ -137,6 +143,7 @@ def forward(model: Any, batches: list[torch.Tensor], change: Change | None = Non
     except RuntimeError:
         if model.dtype == torch.float32:
             raise
+        refuse_beyond_memory(model.name_or_path, 4 * sum(parameter.numel() for parameter in model.parameters()))
         with in_float32(model.float(), change):
             return last_logits(model, batches)
 

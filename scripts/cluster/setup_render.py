@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import yaml
 
-from scripts.cluster.kubectl import Cluster, Refused, environment
+from scripts.cluster.kubectl import Cluster
 from scripts.cluster.setup_options import (
     KEPT,
     amounts,
@@ -51,7 +50,7 @@ def render(cluster: Cluster, options: dict[str, str], told: dict[str, str], imag
             "patches": [keep(told), *namespace_patches(cluster.namespace, options, chosen, image)],
         },
     )
-    return build(directory)
+    return build(cluster, directory)
 
 
 def render_source(cluster: Cluster, options: dict[str, str]) -> list[dict]:
@@ -66,7 +65,7 @@ def render_source(cluster: Cluster, options: dict[str, str]) -> list[dict]:
     ]  # fmt: skip
     resources = [to(directory, K8S / "components" / "secret-external" / "source")]
     write(directory, {"namespace": namespace, "resources": resources, "patches": patches})
-    return build(directory)
+    return build(cluster, directory)
 
 
 # ---- what options change ----
@@ -199,16 +198,6 @@ def write(directory: Path, content: dict) -> None:
     partial.rename(directory / "kustomization.yaml")
 
 
-def build(directory: Path) -> list[dict]:
+def build(cluster: Cluster, directory: Path) -> list[dict]:
     """The objects of a kustomization, as kubectl renders them."""
-    done = subprocess.run(
-        ["kubectl", "kustomize", directory],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    if done.returncode:
-        raise Refused(done.stderr.strip(), done.returncode)
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.safe_load_all(cluster.run("kustomize", str(directory))))

@@ -18,6 +18,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from train import proof_logits
+from train.errors import InputError
 from train.in_float32 import in_float32
 from train.proof_logits import forward, rounding_noise, weights_dtype
 
@@ -109,6 +111,16 @@ def test_a_model_whose_modules_use_each_others_weights_becomes_one_of_float32():
         expected = forward(made("llama"), batches)
         assert torch.equal(forward(model, batches), expected)
     assert model.dtype == torch.float32
+
+
+def test_where_the_memory_for_a_float32_model_lacks_that_is_said(monkeypatch):
+    model = made("llama")
+    model.lm_head = Borrower(model.lm_head)
+    model.name_or_path = "models/odd"
+    monkeypatch.setattr(proof_logits, "memory_available", lambda: 1 << 20)
+    with pytest.raises(InputError, match=r"models/odd: comparing logits needs .* GiB of memory"):
+        forward(model, [row.unsqueeze(0) for row in IDS])
+    assert model.dtype == torch.bfloat16
 
 
 def test_rounding_noise_is_within_half_a_step_and_the_same_each_time():
