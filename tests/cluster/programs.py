@@ -1,16 +1,23 @@
-"""The testbed's programs that stand beside its nodes: API server, scheduler, operators. Kept alive as a cluster would.
+"""The testbed's programs, kept alive as a cluster would: API server, scheduler, operators, its nodes' kubelets.
 
-In a cluster an operator that loses its lease ends and its pod is started again; the testbed starts each only once.
+In a cluster an operator that loses its lease ends and its pod is started again, and systemd starts a kubelet again; the
+testbed starts each only once. Its kubelets keep no cgroups of pods (`cgroupsPerQOS: false`), and such a one dies of a
+nil pointer where a pod goes while it is started (kubernetes/kubernetes#137999).
 """
 
+import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import threading
 import time
 from pathlib import Path
 
+import psutil
+
 KEPT = ("apiserver", "controller", "scheduler", "operator", "coredns", "kwok")
+IN_NODES = ("kubelet", "kube-proxy", "kube-router")
 Program = tuple[list[bytes], dict[bytes, bytes], Path]  # words, environment, directory
 
 
@@ -20,6 +27,7 @@ class Keeper:
     def __init__(self, state: Path):
         self.state, self.over = state, threading.Event()
         self.known = {name: program for name, program in known_programs(state).items() if name.startswith(KEPT)}
+        self.in_nodes = node_programs()
         self.thread = threading.Thread(target=self.keep, daemon=True)
 
     def __enter__(self) -> "Keeper":
@@ -39,6 +47,17 @@ class Keeper:
                 if not pid_of(self.state, name):
                     print(f"\nthe testbed's {name} has ended and is started again", flush=True)
                     started.append(begin(self.state, name, *program))
+            self.keep_nodes()
+
+    def keep_nodes(self) -> None:
+        """Start again what has ended in the nodes, once each time: a node may have been taken away on purpose."""
+        ended = {key: words for key, (pid, began, words) in self.in_nodes.items() if start_of(pid) != began}
+        for (node, name), words in ended.items():
+            print(f"\nthe {name} of {node} has ended and is started again", flush=True)
+            with contextlib.suppress(subprocess.CalledProcessError):
+                start_in_node(node, words)
+        if ended:
+            self.in_nodes = node_programs()
 
 
 def restart(name: str, seconds: float = 30) -> None:
@@ -50,6 +69,25 @@ def restart(name: str, seconds: float = 30) -> None:
     while pid_of(state, name) in (0, before):
         assert time.monotonic() < deadline, f"nobody starts {name} again: is no tests.cluster.programs.Keeper there?"
         time.sleep(0.2)
+
+
+def node_programs() -> dict[tuple[str, str], tuple[int, str, list[str]]]:
+    """By node and name: pid, start (see start_of) and words of every program of Kubernetes that runs in a node."""
+    found = {}
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or [""]
+        name = Path(words[0]).name
+        nodes = [word.partition("=")[2] for word in words if word.startswith("--hostname-override=")]
+        if name in IN_NODES and nodes:
+            found[nodes[0], name] = (process.pid, start_of(process.pid), words)
+    return found
+
+
+def start_in_node(node: str, words: list[str]) -> None:
+    """Start a program in a node, in the way the testbed does. Raises CalledProcessError where the node cannot."""
+    log = f"/run/{Path(words[0]).name}.log"
+    command = f"nohup {shlex.join(words)} >> {log} 2>&1 < /dev/null &"
+    subprocess.run(["ansible", node, "--module-name=shell", f"--args={command}"], capture_output=True, check=True)
 
 
 def known_programs(state: Path) -> dict[str, Program]:

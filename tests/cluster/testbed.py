@@ -9,18 +9,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from scripts.image_inputs import files_hash
 from scripts.image_layout import LAYOUT, is_whole
-from tests.cluster.programs import Keeper
+from tests.cluster.programs import Keeper, node_programs, start_in_node
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = ROOT / os.environ.get("SHARED", "../shared") / "testbed" / "testbed"
 EVERYTHING = "kubernetes,training,mpi,trainer,kueue,netpol,secrets,registry,s3"
 NODES, SIMULATED = 2, 4
-KUBE_ROUTER = ("--kubeconfig=/run/testbed/kube-router.kubeconfig --run-firewall=true --run-router=false "
-               "--run-service-proxy=false --service-cluster-ip-range=10.96.0.0/16")  # fmt: skip
+KUBE_ROUTER = ("--kubeconfig=/run/testbed/kube-router.kubeconfig", "--run-firewall=true", "--run-router=false",
+               "--run-service-proxy=false", "--service-cluster-ip-range=10.96.0.0/16")  # fmt: skip
 VARIABLES = ("PATH", "KUBECONFIG", "ANSIBLE_INVENTORY", "TESTBED_REGISTRY", "AWS_ACCESS_KEY_ID",
              "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE")  # fmt: skip
 ATTACHED = "TUNEFLEET_TESTBED_IS_UP"  # whoever started this process has brought it up, with the image
@@ -63,14 +61,10 @@ def running() -> Iterator[Path]:
 
 def enforce_policies() -> None:
     """Start kube-router again on nodes where it has ended: it does so when it is started before its node is known."""
-    running = [process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"])]
-    for number in range(1, NODES + 1):
-        name = f"--hostname-override=node{number}"
-        if any(line[0].endswith("kube-router") and name in line for line in running):
-            continue
-        command = f"nohup kube-router {KUBE_ROUTER} {name} > /run/kube-router.log 2>&1 < /dev/null &"
-        words = ["ansible", f"node{number}", "--module-name=shell", f"--args={command}"]
-        subprocess.run(words, capture_output=True, check=True)
+    running = node_programs()
+    for node in (f"node{number}" for number in range(1, NODES + 1)):
+        if (node, "kube-router") not in running:
+            start_in_node(node, ["kube-router", *KUBE_ROUTER, f"--hostname-override={node}"])
 
 
 def check_image() -> None:
