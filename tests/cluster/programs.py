@@ -5,7 +5,6 @@ testbed starts each only once. Its kubelets keep no cgroups of pods (`cgroupsPer
 nil pointer where a pod goes while it is started (kubernetes/kubernetes#137999).
 """
 
-import contextlib
 import os
 import shlex
 import signal
@@ -54,8 +53,10 @@ class Keeper:
         ended = {key: words for key, (pid, began, words) in self.in_nodes.items() if start_of(pid) != began}
         for (node, name), words in ended.items():
             print(f"\nthe {name} of {node} has ended and is started again", flush=True)
-            with contextlib.suppress(subprocess.CalledProcessError):
+            try:
                 start_in_node(node, words)
+            except subprocess.CalledProcessError:
+                print(f"\nthe {name} of {node} could not be started again: the node does not answer", flush=True)
         if ended:
             self.in_nodes = node_programs()
 
